@@ -1,0 +1,33 @@
+"""What the detector sees: rows of features, each a whole video or a window of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etad.data.annotations import Annotations
+
+VideoScores = Mapping[str, tuple[tuple[str, float], ...]]  # video id -> (label, score), best first
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of one subset. Row w covers span_s[w] = (start, end) seconds of video ids[w] with T columns."""
+
+    ids: tuple[str, ...]  # [W], a video's id once for each of its windows
+    span_s: NDArray[np.float64]  # [W, 2]
+    features: NDArray[np.float16]  # [W, T, C], in memory or memory-mapped
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything a run needs of its data. `mark` is the evidence mark: anet, synthetic-1, a custom set's name."""
+
+    mark: str
+    annotations: Annotations
+    subsets: Mapping[str, Samples]  # subset -> rows
+    classifier: VideoScores | None  # video-level classes; None: detections stay unlabelled
+    sources: Mapping[str, str] = field(default_factory=dict)  # what -> file name and hash, generator settings
+    bounds: Mapping[str, Any] = field(default_factory=dict)  # made-up data: floor and ceiling detections, see data/synthetic.py
