@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from etad.record import Figure, Record, RecordError, read_record
-from etad.spec import Spec, SpecError, differences, parse_yaml, read_spec
+from etad.spec import SpecError, differences, parse_spec, parse_yaml, read_spec
 
 LOG_LINES = 40
 PUBLISHED = Path(__file__).parent / "published.yaml"
@@ -119,7 +119,7 @@ class Run:
 
 def _columns(path: Path, needed: Sequence[str], problems: list[str]) -> pd.DataFrame | None:
     try:
-        frame = pd.read_csv(path, on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
+        frame: pd.DataFrame = pd.read_csv(path, on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
     except FileNotFoundError:
         problems.append(f"{path.name}: missing")
         return None
@@ -153,7 +153,7 @@ def _changed(path: Path, problems: list[str]) -> dict[str, tuple[Any, Any]] | No
         problems.append(f"{path.name}: missing")
         return None
     try:
-        here, default = differences(read_spec(path)), differences(Spec(), read_spec(path))
+        here, default = differences(read_spec(path)), differences(parse_spec({}), read_spec(path))
     except SpecError as error:
         problems.append(str(error).replace(str(path.resolve()), path.name).replace(str(path), path.name))
         return None

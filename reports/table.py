@@ -6,6 +6,7 @@ HTML is written from the same tables by the templates.
 import csv
 import io
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,7 +170,8 @@ def to_csv(table: Table) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "µ": r"$\mu$", "<": "$<$", ">": "$>$", "·": r"$\cdot$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "µ": r"$\mu$",
+    "<": "$<$", ">": "$>$", "·": r"$\cdot$",
 }  # fmt: skip
 
 
@@ -198,57 +200,87 @@ def to_latex(table: Table) -> str:
 
 
 _MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in "\\`*_[]|"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+    {c: f"\\{c}" for c in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
-    return text.translate(_MARKDOWN)
+    """Text that Markdown shows as it is: no markup, no HTML, one line. An underscore inside a word needs no escape."""
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text.translate(_MARKDOWN))
 
 
-def _grid(heads: list[str], rows: list[list[str]], right: list[bool]) -> list[str]:
-    widths = [max(3, *(len(line[i]) for line in [heads, *rows])) for i in range(len(heads))]
+@dataclass(frozen=True)
+class _Grid:
+    """Columns of Markdown text; `right` says which stand flush right."""
 
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)) + " |"
+    heads: list[str]
+    rows: list[list[str]]
+    right: list[bool]
 
-    rule = "|" + "|".join("-" * (w + 1) + ":" if r else "-" * (w + 2) for w, r in zip(widths, right, strict=True)) + "|"
-    return [line(heads), rule, *(line(row) for row in rows)]
+    def pick(self, columns: Sequence[int]) -> "_Grid":
+        rows = [[row[i] for i in columns] for row in self.rows]
+        return _Grid([self.heads[i] for i in columns], rows, [self.right[i] for i in columns])
+
+    def lines(self) -> list[str]:
+        widths = [max(3, *(len(line[i]) for line in [self.heads, *self.rows])) for i in range(len(self.heads))]
+        shape = list(zip(widths, self.right, strict=True))
+
+        def line(cells: list[str]) -> str:
+            padded = (c.rjust(w) if r else c.ljust(w) for c, (w, r) in zip(cells, shape, strict=True))
+            return f"| {' | '.join(padded)} |"
+
+        rule = "|".join("-" * (w + 1) + ":" if r else "-" * (w + 2) for w, r in shape)
+        return [line(self.heads), f"|{rule}|", *map(line, self.rows)]
+
+    def fits(self, width: int) -> bool:
+        return len(self.lines()[0]) <= width
+
+    def cut(self, width: int) -> list["_Grid"]:
+        """Grids of as many columns as fit, each with the first one; a single column may still be too wide."""
+        out, start = [], 1
+        while start < len(self.heads):
+            stops = range(len(self.heads), start, -1)
+            picks = (self.pick([0, *range(start, stop)]) for stop in stops)
+            stop, grid = next(
+                ((n, g) for n, g in zip(stops, picks, strict=True) if g.fits(width)),
+                (start + 1, self.pick([0, start])),
+            )
+            out.append(grid)
+            start = stop
+        return out
 
 
-def _as_list(heads: list[str], rows: list[list[str]], width: int) -> list[str]:
-    """Each row as an entry of a list, for cells too long for any grid."""
+def _listed(grid: _Grid, width: int, ordered: bool = False) -> list[str]:
+    """Each row as an entry of a list, for cells too long for any grid; figures with their heads, texts without."""
     out: list[str] = []
-    for head, *cells in rows:
-        rest = cells if len(heads) == 2 else [f"{h}: {c}" for h, c in zip(heads[1:], cells, strict=True) if c != DASH]
-        text = f"**{head}**: " + "; ".join(rest or [DASH])
-        out += textwrap.wrap(text, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    for n, (first, *cells) in enumerate(grid.rows, 1):
+        named = zip(grid.heads[1:], cells, grid.right[1:], strict=True)
+        rest = [f"{head} {text}" if right and head != "value" else text for head, text, right in named if text != DASH]
+        bullet = f"{n}. " if ordered else "- "
+        out += textwrap.wrap(
+            f"**{first}**: {'; '.join(rest) or DASH}",
+            width,
+            initial_indent=bullet,
+            subsequent_indent=" " * len(bullet),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
     return out
 
 
 def to_markdown(table: Table, width: int = 76) -> str:
-    """The table no wider than `width`: as it is, transposed, cut into several with the row names repeated, or a list."""
+    """The table within `width`: as it is; or the texts as a numbered list and the figures by number; or a list."""
     heads = [markdown_text(c.head) for c in table.columns]
     rows = [[markdown_text(text) for text in row] for row in table.texts()]
-    right = [c.numeric for c in table.columns]
-    plain = _grid(heads, rows, right)
-    if len(plain[0]) <= width:
-        return "\n".join(plain)
-    turned = [list(column) for column in zip(heads, *rows, strict=True)]
-    flipped = _grid(turned[0], turned[1:], [False] + [True] * len(rows))
-    if len(flipped[0]) <= width:
-        return "\n".join(flipped)
-    parts: list[str] = []
-    start = 1
-    while start < len(heads):
-        fits = [
-            (stop, grid)
-            for stop in range(len(heads), start, -1)
-            if len((grid := _grid(heads[:1] + heads[start:stop], [r[:1] + r[start:stop] for r in rows], right[:1] + right[start:stop]))[0]) <= width
-        ]
-        if not fits:
-            return "\n".join(_as_list(heads, rows, width))
-        start, grid = fits[0]
-        parts.append("\n".join(grid))
-    return "\n\n".join(parts)
+    grid = _Grid(heads, rows, [c.numeric for c in table.columns])
+    figures = [i for i, c in enumerate(table.columns) if c.numeric]
+    if grid.fits(width):
+        return "\n".join(grid.lines())
+    if len(figures) < 2:
+        return "\n".join(_listed(grid, width))
+    if len(figures) == len(table.columns) - 1 and all(part.fits(width) for part in grid.cut(width)):
+        return "\n\n".join("\n".join(part.lines()) for part in grid.cut(width))
+    names = grid.pick([i for i in range(len(heads)) if i not in figures])
+    numbered = _Grid(["#", *heads], [[str(n), *row] for n, row in enumerate(rows, 1)], [True, *grid.right])
+    parts = numbered.pick([0, *(i + 1 for i in figures)]).cut(width)
+    return "\n\n".join("\n".join(lines) for lines in [_listed(names, width, True), *(part.lines() for part in parts)])

@@ -1,0 +1,48 @@
+"""Render the report of one or more run folders: HTML and Markdown, from the folders alone."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.command import Failure, main, parser
+
+
+def _folders(given: Sequence[Path]) -> list[Path]:
+    """The folders to read: those given, or every one in runs/. Raises Failure where there is none."""
+    absent = [folder for folder in given if not folder.is_dir()]
+    if absent:
+        raise Failure(f"{absent[0]}: no such run folder")
+    found = list(given) or sorted(p for p in Path("runs").glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not found:
+        raise Failure("no run folder in runs/; make one with: python -m experiments.reproduce")
+    return found
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    from reports.render import render_run  # matplotlib and pandas are slow to import, --help must not wait
+
+    folders = _folders(args.folders)
+    written = render_run(folders, args.out)
+    return {
+        "page": str(written[0]),
+        "markdown": str(written[1]),
+        "runs": [str(f) for f in folders],
+        "files": len(written),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    print(result["page"])
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    made = parser("experiments.report", __doc__ or "", "python -m experiments.report runs/laptop --out site")
+    made.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="run folders; none: every one in runs/")
+    made.add_argument("--out", type=Path, default=Path("site"), help="where the page goes (default: site)")
+    return main(made, work, show, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,315 @@
+"""What a run's page says: its tables and the sentence on top, made from the record alone."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etad.record import Figure
+from reports.load import Published, PublishedFile, Run
+from reports.table import Cell, Column, Table, words
+
+COSTS = {  # figure -> what it is called on the page
+    "training_time": "training time",
+    "epoch_time": "time an epoch",
+    "step_time": "time a step",
+    "data_wait": "waiting for data (%)",
+    "detect_time": "detection time",
+    "run_peak_memory": "peak memory, this run's size",
+    "paper_peak_memory_float32": "peak memory, paper's size, float32",
+    "paper_peak_memory_bfloat16": "peak memory, paper's size, bfloat16",
+    "flops_step_video": "FLOP a step and video",
+    "paper_schedule_projected": "full schedule of the paper",
+    "parameters": "parameters",
+}
+FLOOR_IS = "five fixed windows a video"
+CEILING_IS = "the true segments before annotation jitter"
+
+
+def cell(run: Run, *names: str) -> Cell:
+    """The first of these figures that the run has, or an empty cell."""
+    found = run.figure(*names)
+    if found is None:
+        return Cell()
+    note = "; ".join(part for part in (found.note, found.device or "") if part)
+    return Cell(found.value, found.unit, found.evidence, runs=(run.name,), data=run.mark, note=note)
+
+
+def thresholds(runs: Sequence[Run]) -> list[str]:
+    """The tIoU thresholds, as "0.50", that any of the runs has an mAP at."""
+    names = {f.name for run in runs if run.record for f in run.record.figures}
+    return sorted(m.group(1) for name in names if (m := re.fullmatch(r"mAP@(\d\.\d+)", name)))
+
+
+def bounded(run: Run) -> bool:
+    """Whether its mAPs must stand between floor and ceiling: made-up data."""
+    return run.synthetic or run.figure("average_mAP_floor", "average_mAP_ceiling") is not None
+
+
+def accuracy(run: Run) -> Table:
+    """mAP at each tIoU and their average; on made-up data with floor and ceiling beside each."""
+    kinds = ["", "_floor", "_ceiling"] if bounded(run) else [""]
+    lines = [(tiou, f"mAP@{tiou}") for tiou in thresholds([run])] + [("average", "average_mAP")]
+    return Table(
+        "accuracy",
+        f"Accuracy on {run.mark or 'unnamed data'}",
+        (Column("tIoU", numeric=False), *(Column(t, "%") for t in ("mAP", "floor", "ceiling")[: len(kinds)])),
+        tuple((words(head), *(cell(run, name + kind) for kind in kinds)) for head, name in lines),
+        note=f"Floor: {FLOOR_IS}. Ceiling: {CEILING_IS}." if bounded(run) else "",
+    )
+
+
+def proposals(run: Run) -> Table | None:
+    """Recall of the proposals: AR at each AN, and the area; None where the record has none."""
+    names = [f.name for f in run.record.figures if f.name.startswith("AR")] if run.record else []
+    rows = tuple((words("area under AR@AN" if n == "AR_area" else n), cell(run, n)) for n in names)
+    columns = (Column("proposals a video", numeric=False), Column("average recall", "%"))
+    return Table("proposals", "Recall of the proposals", columns, rows) if rows else None
+
+
+def _published_row(row: Published, tious: Sequence[str]) -> tuple[Cell, ...]:
+    def figure(value: float | None, unit: str, label: str | None = None) -> Cell:
+        return Cell(value, unit, "published", data=row.data, label=label, note=f"{row.source}. {row.note}".strip())
+
+    time = figure(row.time.seconds, "s", row.time.text.removesuffix(" training")) if row.time else Cell()
+    memory = figure(row.memory.gigabytes, "GB", row.memory.text) if row.memory else Cell()
+    maps = [figure(row.mAP.get(tiou), "%") for tiou in ("average", *tious)]
+    where = (words(row.setting), words(row.source, row.url or ""))
+    return (words(row.method), *where, *maps, time, memory, words(row.note) if row.note else Cell())
+
+
+def _method_columns(tious: Sequence[str]) -> tuple[Column, ...]:
+    return (
+        *(Column(title, numeric=False) for title in ("method", "setting", "source")),
+        Column("average", "%"),
+        *(Column(f"@{tiou}", "%") for tiou in tious),
+        Column("training", "s"),
+        Column("memory", "B"),
+        Column("note", numeric=False),
+    )
+
+
+def published_table(published: PublishedFile, mark: str) -> Table:
+    """Other people's figures on one set, alone."""
+    rows = published.of(mark)
+    tious = sorted({key for row in rows for key in row.mAP} - {"average"})
+    return Table(
+        f"published-{mark}",
+        f"Published figures on {mark}",
+        _method_columns(tious),
+        tuple(_published_row(row, tious) for row in rows),
+        note=f"Not available: {'; '.join(published.unavailable)}." if published.unavailable else "",
+    )
+
+
+def comparable(run: Run, published: PublishedFile) -> bool:
+    """Whether its figures may stand beside published ones: measured on the same real data."""
+    return bool(run.mark and published.of(run.mark)) and not bounded(run) and run.figure("average_mAP") is not None
+
+
+def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
+    """Own runs of one data set first, the published figures on it below."""
+    mark = runs[0].mark or ""
+    rows = published.of(mark)
+    tious = sorted({key for row in rows for key in row.mAP} - {"average"} | set(thresholds(runs)))
+    own = tuple(
+        (
+            words(run.name),
+            words(f"{run.record.data.videos.get(_tested(run), 0):,} videos" if run.record and run.record.data else ""),
+            words("this suite"),
+            cell(run, "average_mAP"),
+            *(cell(run, f"mAP@{tiou}") for tiou in tious),
+            cell(run, "training_time"),
+            cell(run, "run_peak_memory"),
+            Cell(),
+        )
+        for run in runs
+    )
+    return Table(
+        "comparison",
+        f"Accuracy on {mark}, beside published figures",
+        _method_columns(tious),
+        own + tuple(_published_row(row, tious) for row in rows),
+        note=f"Not available: {'; '.join(published.unavailable)}." if published.unavailable else "",
+    )
+
+
+def costs(run: Run) -> Table:
+    """Time, memory, FLOPs and parameters, each with where it comes from."""
+    rows = []
+    for name, title in COSTS.items():
+        found = run.figure(name)
+        about = "; ".join(x for x in (found.note, f"on {found.device}" if found.device else "") if x) if found else ""
+        shown = cell(run, name)
+        rows.append((words(title), shown, words(about) if about else Cell()))
+    heads = (Column("figure", numeric=False), Column("value"), Column("of what, where", numeric=False))
+    return Table("costs", "Time and memory", heads, tuple(rows))
+
+
+def all_figures(run: Run, shown: bool = True) -> Table:
+    """Every figure of the record as it stands there; without `shown`, those that no other table has."""
+    figures: Sequence[Figure] = run.record.figures if run.record else ()
+    if not shown:
+        figures = [f for f in figures if f.name not in COSTS and not re.match(r"mAP@|average_mAP|AR", f.name)]
+    return Table(
+        "figures",
+        "All figures of the record" if shown else "Other figures",
+        (
+            Column("figure", numeric=False),
+            Column("value"),
+            Column("data", numeric=False),
+            Column("device", numeric=False),
+            Column("note", numeric=False),
+        ),
+        tuple(
+            (
+                words(f.name),
+                Cell(f.value, f.unit, f.evidence, runs=(run.name,)),
+                *(words(text) if text else Cell() for text in (f.data, f.device, f.note)),
+            )
+            for f in figures
+        ),
+    )
+
+
+def overview(runs: Sequence[Run]) -> Table:
+    """One row a run, for runs on the same data."""
+    bounds = any(bounded(run) for run in runs)
+    names = ["average_mAP", *(("average_mAP_floor", "average_mAP_ceiling") if bounds else ())]
+    heads = ["average mAP", "floor", "ceiling"][: len(names)]
+    mark = runs[0].mark or "unnamed data"
+    return Table(
+        f"overview-{mark}",
+        f"Runs on {mark}",
+        (
+            Column("run", numeric=False),
+            *(Column(h, "%") for h in heads),
+            Column("training", "s"),
+            Column("memory", "B"),
+        ),
+        tuple(
+            (words(r.name), *(cell(r, n) for n in names), cell(r, "training_time"), cell(r, "run_peak_memory"))
+            for r in runs
+        ),
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in value):
+        return ", ".join(map(str, value)) or "none"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def pairs(name: str, title: str, tree: Mapping[str, Any], head: str = "what") -> Table:
+    """A mapping as two columns; mappings inside it become dotted names."""
+
+    def flat(tree: Mapping[str, Any], path: str = "") -> list[tuple[Cell, Cell]]:
+        out: list[tuple[Cell, Cell]] = []
+        for key, value in tree.items():
+            inner = isinstance(value, Mapping) and value
+            out += flat(value, f"{path}{key}.") if inner else [(words(f"{path}{key}"), words(_plain(value)))]
+        return out
+
+    return Table(name, title, (Column(head, numeric=False), Column("value", numeric=False)), tuple(flat(tree)))
+
+
+def data_tables(run: Run) -> list[Table]:
+    """Videos and segments by subset, the flaws found with what was done, and the sources."""
+    data = run.record.data if run.record else None
+    if data is None:
+        return []
+    subsets = [*data.videos, *(s for s in data.segments if s not in data.videos)]
+    counts = Table(
+        "data",
+        "Videos and segments used",
+        (Column("subset", numeric=False), Column("videos"), Column("segments")),
+        tuple((words(s), Cell(data.videos.get(s)), Cell(data.segments.get(s))) for s in subsets),
+        note=f"{data.classes} classes.",
+    )
+    kinds = [*data.flaws, *(k for k in data.policies if k not in data.flaws)]
+    flaws = Table(
+        "flaws",
+        "Flaws found in the files",
+        (Column("flaw", numeric=False), Column("found"), Column("what was done", numeric=False)),
+        tuple((words(k), Cell(data.flaws.get(k)), words(data.policies.get(k, "–"))) for k in kinds),
+    )
+    return [t for t in (counts, flaws, pairs("sources", "Sources of the data", data.sources, "source")) if t.rows]
+
+
+def changed(run: Run) -> Table | None:
+    """The knobs that differ from the defaults; None where the spec could not be read."""
+    if run.changed is None:
+        return None
+    return Table(
+        "spec",
+        "Differences from the default spec",
+        (Column("knob", numeric=False), Column("here", numeric=False), Column("default", numeric=False)),
+        tuple(
+            (words(knob), words(_plain(here)), words("–" if old is None else _plain(old)))
+            for knob, (here, old) in run.changed.items()
+        ),
+    )
+
+
+def _tested(run: Run) -> str:
+    """The subset that was evaluated."""
+    videos = run.record.data.videos if run.record and run.record.data else {}
+    said = str(run.record.protocol.get("subset", "")) if run.record else ""
+    return said if said in videos else next((s for s in ("validation", "test") if s in videos), next(iter(videos), ""))
+
+
+def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
+    """The answer in a paragraph: data, accuracy with its bounds, time, memory, and how it compares."""
+    data = run.record.data if run.record else None
+    subset = _tested(run)
+    count = f" ({data.videos.get(subset, 0):,} {subset} videos, {data.classes} classes)" if data else ""
+    made_up = ", a made-up set" if bounded(run) else ""
+    out: list[str | Cell] = [
+        f"On {run.mark or 'data without a name'}{made_up}{count}, the detector reaches an average mAP of "
+    ]
+    out.append(cell(run, "average_mAP"))
+    if bounded(run):
+        out += [", between a floor of ", cell(run, "average_mAP_floor"), f" ({FLOOR_IS}) and a ceiling of "]
+        out += [cell(run, "average_mAP_ceiling"), f" ({CEILING_IS})"]
+    time = run.figure("training_time")
+    out += [". Training took ", cell(run, "training_time"), f" on {time.device}" if time and time.device else ""]
+    out += [" and peaks at ", cell(run, "run_peak_memory"), " of memory. "]
+    traced = [
+        ("float32", cell(run, "paper_peak_memory_float32")),
+        ("bfloat16", cell(run, "paper_peak_memory_bfloat16")),
+    ]
+    known = [(name, c) for name, c in traced if not c.missing]
+    if known:
+        out.append("A training step of the paper's size peaks at ")
+        for i, (name, c) in enumerate(known):
+            out += [" and " if i else "", c, f" in {name}"]
+        out.append(". ")
+    return out + _compared(run, published)
+
+
+def _compared(run: Run, published: PublishedFile) -> list[str | Cell]:
+    if bounded(run):
+        return ["A figure on made-up data is a property of its generator too; none is compared with published ones."]
+    if not comparable(run, published):
+        return ["No published figures stand for this set."]
+    row = next((r for r in published.of(run.mark or "") if r.method == "ETAD" and "average" in r.mAP), None)
+    own = run.figure("average_mAP")
+    if row is None or own is None or own.value is None:
+        return []
+    gap = own.value - row.mAP["average"]
+    reference = Cell(row.mAP["average"], "%", "published", data=row.data, note=row.source)
+    words_ = "equal to" if abs(gap) < 0.005 else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
+    return [f"That is {words_} the published ", reference, f" ({row.source}, {row.setting})."]
+
+
+def tiles(run: Run) -> list[tuple[str, Cell]]:
+    """The figures to see first."""
+    return [
+        ("average mAP", cell(run, "average_mAP")),
+        ("training time", cell(run, "training_time")),
+        ("peak memory, this run", cell(run, "run_peak_memory")),
+        ("peak memory, paper's size", cell(run, "paper_peak_memory_float32", "paper_peak_memory_bfloat16")),
+        ("full schedule of the paper", cell(run, "paper_schedule_projected")),
+    ]
