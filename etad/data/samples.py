@@ -30,4 +30,4 @@ class Corpus:
     subsets: Mapping[str, Samples]  # subset -> rows
     classifier: VideoScores | None  # video-level classes; None: detections stay unlabelled
     sources: Mapping[str, str] = field(default_factory=dict)  # what -> file name and hash, generator settings
-    bounds: Mapping[str, Any] = field(default_factory=dict)  # made-up data: floor and ceiling detections, see data/synthetic.py
+    bounds: Mapping[str, Any] = field(default_factory=dict)  # made-up data: its floor and ceiling detections
