@@ -107,4 +107,6 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError:
         raise RecordError(f"{path}: missing; the run has not finished") from None
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise RecordError(f"{path}: not a record ({str(error).splitlines()[0]}); delete the folder and run it again") from None
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        raise RecordError(f"{path}: not a record ({what}); delete the folder and run it again") from None

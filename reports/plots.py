@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8.5,
+    "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "legend.handlelength": 1.4,
 }
 
@@ -73,7 +73,7 @@ class Series:
 
 
 def _axes(height: float = 2.7) -> Axes:
-    figure = Figure(figsize=(4.7, height), layout="constrained")
+    figure = Figure(figsize=(4.6, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
 

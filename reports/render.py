@@ -40,7 +40,8 @@ class View:
     provenance: list[Table]
     figures: list[Table]  # all of them, for the page; `other` holds those that no table above has
     other: list[Table]
-    plots: list[plots.Plot]
+    judged: list[plots.Plot]  # of the results
+    curves: list[plots.Plot]  # of the training
     timelines: list[Timeline]
 
 
@@ -77,29 +78,32 @@ def _slugs(runs: Sequence[Run]) -> list[str]:
     return [slug if plain.count(slug) == 1 else f"{slug}-{i}" for i, slug in enumerate(plain, 1)]
 
 
-def _drawings(run: Run, slug: str, published: PublishedFile, folder: Path) -> list[plots.Plot]:
-    out = []
+def _judged(run: Run, slug: str, published: PublishedFile, folder: Path) -> list[plots.Plot]:
+    """mAP by tIoU between its bounds or beside published points; none where the record has no mAP."""
     tious = run_tables.thresholds([run])
 
-    def series(label: str, kind: str = "", quiet: bool = False) -> plots.Series | None:
+    def series(label: str, kind: str = "", quiet: bool = False) -> list[plots.Series]:
         points = [(float(t), f.value) for t in tious if (f := run.figure(f"mAP@{t}{kind}")) and f.value is not None]
-        return plots.Series(label, [x for x, _ in points], [y for _, y in points], quiet) if points else None
+        return [plots.Series(label, [x for x, _ in points], [y for _, y in points], quiet)] if points else []
 
-    lines = [s for s in (series(run.name), series("floor", "_floor", True), series("ceiling", "_ceiling", True)) if s]
+    own = series(run.name)
+    if not own:
+        return []
+    others = series("floor", "_floor", True) + series("ceiling", "_ceiling", True)
+    caption = f"mAP by tIoU on {run.mark}" + (", between floor and ceiling." if others else ".")
     if run_tables.comparable(run, published):
         for row in published.of(run.mark or ""):
             points = sorted((float(k), v) for k, v in row.mAP.items() if k != "average")
             if points and row.method == "ETAD":
-                label = f"{row.source}, {row.setting} (published)"
-                lines.append(plots.Series(label, [x for x, _ in points], [y for _, y in points], points_only=True))
-    if lines and not lines[0].quiet:
-        bounds = ", between floor and ceiling" if any(s.quiet for s in lines) else ""
-        out.append(plots.accuracy(lines, folder, f"{slug}-accuracy", f"mAP by tIoU on {run.mark}{bounds}."))
-    if run.losses is not None:
-        out.append(plots.losses(run.losses, folder, f"{slug}-losses"))
-    if run.timings is not None:
-        out.append(plots.step_times(run.timings, folder, f"{slug}-steps"))
-    return out
+                label = f"{row.source}, {row.setting}"
+                others.append(plots.Series(label, [x for x, _ in points], [y for _, y in points], points_only=True))
+        caption += " Diamonds: published."
+    return [plots.accuracy(own + others, folder, f"{slug}-accuracy", caption)]
+
+
+def _curves(run: Run, slug: str, folder: Path) -> list[plots.Plot]:
+    out = [] if run.losses is None else [plots.losses(run.losses, folder, f"{slug}-losses")]
+    return out if run.timings is None else [*out, plots.step_times(run.timings, folder, f"{slug}-steps")]
 
 
 def _gauge(run: Run) -> tuple[Cell, Cell, Cell, float] | None:
@@ -130,7 +134,8 @@ def _view(run: Run, slug: str, published: PublishedFile, figures: Path) -> View:
         _named([*provenance, *([changed] if changed else [])], f"{slug}-"),
         _named([run_tables.all_figures(run)] if run.record.figures else [], f"{slug}-"),
         [t for t in [run_tables.all_figures(run, shown=False)] if t.rows],
-        _drawings(run, slug, published, figures),
+        _judged(run, slug, published, figures) if done else [],
+        _curves(run, slug, figures),
         [timeline(video) for video in run.examples[:VIDEOS]],
     )
 
@@ -236,5 +241,7 @@ def render_run(folders: Sequence[Path], out: Path) -> list[Path]:
     for table in page.tables:
         written.append(_write(out / "tables" / f"{table.name}.csv", to_csv(table)))
         written.append(_write(out / "tables" / f"{table.name}.tex", to_latex(table)))
-    written += [out / "figures" / f"{p.name}.{kind}" for v in page.views for p in v.plots for kind in ("svg", "png")]
+    written += [
+        out / "figures" / f"{p.name}.{kind}" for v in page.views for p in v.judged + v.curves for kind in ("svg", "png")
+    ]
     return written

@@ -55,7 +55,7 @@ def accuracy(run: Run) -> Table:
         f"Accuracy on {run.mark or 'unnamed data'}",
         (Column("tIoU", numeric=False), *(Column(t, "%") for t in ("mAP", "floor", "ceiling")[: len(kinds)])),
         tuple((words(head), *(cell(run, name + kind) for kind in kinds)) for head, name in lines),
-        note=f"Floor: {FLOOR_IS}. Ceiling: {CEILING_IS}." if bounded(run) else "",
+        notes=(f"Floor: {FLOOR_IS}. Ceiling: {CEILING_IS}.",) if bounded(run) else (),
     )
 
 
@@ -75,7 +75,7 @@ def _published_row(row: Published, tious: Sequence[str]) -> tuple[Cell, ...]:
     memory = figure(row.memory.gigabytes, "GB", row.memory.text) if row.memory else Cell()
     maps = [figure(row.mAP.get(tiou), "%") for tiou in ("average", *tious)]
     where = (words(row.setting), words(row.source, row.url or ""))
-    return (words(row.method), *where, *maps, time, memory, words(row.note) if row.note else Cell())
+    return (words(row.method), *where, *maps, time, memory)
 
 
 def _method_columns(tious: Sequence[str]) -> tuple[Column, ...]:
@@ -85,8 +85,12 @@ def _method_columns(tious: Sequence[str]) -> tuple[Column, ...]:
         *(Column(f"@{tiou}", "%") for tiou in tious),
         Column("training", "s"),
         Column("memory", "B"),
-        Column("note", numeric=False),
     )
+
+
+def _notes(published: PublishedFile, rows: Sequence[Published]) -> tuple[str, ...]:
+    said = tuple(f"{row.method}, {row.setting} ({row.source}): {row.note}." for row in rows if row.note)
+    return (*said, f"Not available: {'; '.join(published.unavailable)}.") if published.unavailable else said
 
 
 def published_table(published: PublishedFile, mark: str) -> Table:
@@ -98,7 +102,7 @@ def published_table(published: PublishedFile, mark: str) -> Table:
         f"Published figures on {mark}",
         _method_columns(tious),
         tuple(_published_row(row, tious) for row in rows),
-        note=f"Not available: {'; '.join(published.unavailable)}." if published.unavailable else "",
+        notes=_notes(published, rows),
     )
 
 
@@ -121,7 +125,6 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
             *(cell(run, f"mAP@{tiou}") for tiou in tious),
             cell(run, "training_time"),
             cell(run, "run_peak_memory"),
-            Cell(),
         )
         for run in runs
     )
@@ -130,7 +133,7 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
         f"Accuracy on {mark}, beside published figures",
         _method_columns(tious),
         own + tuple(_published_row(row, tious) for row in rows),
-        note=f"Not available: {'; '.join(published.unavailable)}." if published.unavailable else "",
+        notes=_notes(published, rows),
     )
 
 
@@ -176,19 +179,19 @@ def overview(runs: Sequence[Run]) -> Table:
     """One row a run, for runs on the same data."""
     bounds = any(bounded(run) for run in runs)
     names = ["average_mAP", *(("average_mAP_floor", "average_mAP_ceiling") if bounds else ())]
-    heads = ["average mAP", "floor", "ceiling"][: len(names)]
+    figures = [Column(head, "%") for head in ("average mAP", "floor", "ceiling")[: len(names)]]
+    words_first = [Column(title, numeric=False) for title in ("run", "state")]
     mark = runs[0].mark or "unnamed data"
     return Table(
         f"overview-{mark}",
         f"Runs on {mark}",
-        (
-            Column("run", numeric=False),
-            *(Column(h, "%") for h in heads),
-            Column("training", "s"),
-            Column("memory", "B"),
-        ),
+        (*words_first, *figures, Column("training", "s"), Column("memory", "B")),
         tuple(
-            (words(r.name), *(cell(r, n) for n in names), cell(r, "training_time"), cell(r, "run_peak_memory"))
+            (
+                words(r.name),
+                words(r.record.status if r.record else ""),
+                *(cell(r, name) for name in (*names, "training_time", "run_peak_memory")),
+            )
             for r in runs
         ),
     )
@@ -226,7 +229,7 @@ def data_tables(run: Run) -> list[Table]:
         "Videos and segments used",
         (Column("subset", numeric=False), Column("videos"), Column("segments")),
         tuple((words(s), Cell(data.videos.get(s)), Cell(data.segments.get(s))) for s in subsets),
-        note=f"{data.classes} classes.",
+        notes=(f"{data.classes} classes.",),
     )
     kinds = [*data.flaws, *(k for k in data.policies if k not in data.flaws)]
     flaws = Table(
@@ -273,6 +276,7 @@ def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
     if bounded(run):
         out += [", between a floor of ", cell(run, "average_mAP_floor"), f" ({FLOOR_IS}) and a ceiling of "]
         out += [cell(run, "average_mAP_ceiling"), f" ({CEILING_IS})"]
+    out += [", ", *_compared(run, published)] if comparable(run, published) else []
     time = run.figure("training_time")
     out += [". Training took ", cell(run, "training_time"), f" on {time.device}" if time and time.device else ""]
     out += [" and peaks at ", cell(run, "run_peak_memory"), " of memory. "]
@@ -286,22 +290,23 @@ def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
         for i, (name, c) in enumerate(known):
             out += [" and " if i else "", c, f" in {name}"]
         out.append(". ")
-    return out + _compared(run, published)
+    if bounded(run):
+        out.append("A figure on made-up data is a property of its generator too; none is compared with published ones.")
+    elif not comparable(run, published):
+        out.append("No published figures stand for this set.")
+    return out
 
 
 def _compared(run: Run, published: PublishedFile) -> list[str | Cell]:
-    if bounded(run):
-        return ["A figure on made-up data is a property of its generator too; none is compared with published ones."]
-    if not comparable(run, published):
-        return ["No published figures stand for this set."]
+    """How far the average mAP lies from the first published one of the method on the same data."""
     row = next((r for r in published.of(run.mark or "") if r.method == "ETAD" and "average" in r.mAP), None)
     own = run.figure("average_mAP")
     if row is None or own is None or own.value is None:
         return []
     gap = own.value - row.mAP["average"]
     reference = Cell(row.mAP["average"], "%", "published", data=row.data, note=row.source)
-    words_ = "equal to" if abs(gap) < 0.005 else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
-    return [f"That is {words_} the published ", reference, f" ({row.source}, {row.setting})."]
+    distance = "equal to" if abs(gap) < 0.005 else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
+    return [f"{distance} the published ", reference, f" ({row.source}, {row.setting})"]
 
 
 def tiles(run: Run) -> list[tuple[str, Cell]]:

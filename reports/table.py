@@ -120,7 +120,7 @@ class Column:
 
     @property
     def head(self) -> str:
-        return f"{self.title} (%)" if self.unit == "%" else self.title
+        return f"{self.title} (%)" if self.unit == "%" and not self.title.startswith("@") else self.title
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
+    notes: tuple[str, ...] = ()  # sentences below it
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
