@@ -10,7 +10,7 @@ from mmengine.registry import Registry
 
 from etad.spec import Entry, SpecError
 
-DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources"])
+DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources", "etad.data.synthetic"])
 SAMPLERS = Registry("sampler", scope="etad", locations=["etad.proposals"])
 AGGREGATORS = Registry("aggregator", scope="etad", locations=["etad.model.aggregation"])
 ENCODERS = Registry("encoder", scope="etad")
@@ -34,7 +34,10 @@ def lookup(registry: Registry, entry: Entry, given: tuple[str, ...] = ()) -> Cal
     if found is None:
         known = sorted(registry.module_dict)
         near = difflib.get_close_matches(entry.name, known, 1)
-        raise SpecError(f"no {registry.name} named {entry.name!r}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"))
+        raise SpecError(
+            f"no {registry.name} named {entry.name!r}"
+            + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+        )
     parameters = inspect.signature(found).parameters
     free = [p for p in parameters if p not in given and parameters[p].kind is inspect.Parameter.KEYWORD_ONLY]
     for key in entry.args:

@@ -40,7 +40,9 @@ class WindowSpec(Frozen):
     """Sliding windows instead of the whole video resized. Source: METHOD 1 (THUMOS-14)."""
 
     stride_s: PositiveFloat = Field(description="seconds between two feature columns")
-    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="fraction of a window shared with the next")
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.5, description="fraction of a window shared with the next"
+    )
     min_inside: Fraction = Field(
         0.9, description="training keeps a segment in a window when this fraction of it lies inside"
     )
@@ -53,11 +55,15 @@ class DataSpec(Frozen):
     windows: WindowSpec | None = Field(None, description="sliding windows; null: the whole video resized to tscale")
     train_subset: str = Field("training", description="subset trained on")
     test_subset: str = Field("validation", description="subset detected in and evaluated")
-    min_length: Fraction = Field(0.01, description="training drops videos whose every segment is shorter (fraction of T)")
+    min_length: Fraction = Field(
+        0.01, description="training drops videos whose every segment is shorter (fraction of T)"
+    )
     short_segments: Literal["keep", "drop"] = Field(
         "keep", description="segments under min_length in kept videos; keep: as the released code does"
     )
-    missing: Literal["error", "skip"] = Field("error", description="videos without features: stop, or leave out and record")
+    missing: Literal["error", "skip"] = Field(
+        "error", description="videos without features: stop, or leave out and record"
+    )
 
 
 class ModelSpec(Frozen):
@@ -78,7 +84,9 @@ class RoISpec(Frozen):
     @model_validator(mode="after")
     def _quarters(self) -> "RoISpec":
         if self.bins % 4:
-            raise ValueError(f"roi.bins={self.bins} must be a multiple of 4: the offset heads read its first and last quarter")
+            raise ValueError(
+                f"roi.bins={self.bins} must be a multiple of 4: the offset heads read its first and last quarter"
+            )
         return self
 
 
@@ -92,7 +100,9 @@ class ProposalSpec(Frozen):
     """Anchors drawn in training. Source: METHOD 4."""
 
     sampler: Entry = Field(Entry(name="random"), description="entry of the SAMPLERS registry")
-    ratio: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.06, description="fraction of the valid anchors in training")
+    ratio: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.06, description="fraction of the valid anchors in training"
+    )
     max_duration: Fraction = Field(1.0, description="longest anchor, fraction of tscale")
 
 
@@ -100,7 +110,9 @@ class LossSpec(Frozen):
     """Source: METHOD 7."""
 
     iou_positive: Fraction = Field(0.9, description="tIoU above which IoU score 1 is positive")
-    iou_bands: tuple[Fraction, Fraction] = Field((0.3, 0.7), description="low and high tIoU of the IoU regression's bands")
+    iou_bands: tuple[Fraction, Fraction] = Field(
+        (0.3, 0.7), description="low and high tIoU of the IoU regression's bands"
+    )
     boundary_positive: Fraction = Field(0.5, description="target above which a boundary is positive")
     iou_weight: NonNegativeFloat = Field(5.0, description="weight of the IoU regression")
     offset_weight: NonNegativeFloat = Field(10.0, description="weight of the offsets")
@@ -114,7 +126,9 @@ class TrainingSpec(Frozen):
     """Source: METHOD 8."""
 
     epochs: PositiveInt = Field(6, description="passes over the training videos")
-    decay_epochs: tuple[PositiveInt, ...] = Field((5,), description="the learning rate falls tenfold after these epochs")
+    decay_epochs: tuple[PositiveInt, ...] = Field(
+        (5,), description="the learning rate falls tenfold after these epochs"
+    )
     batch: PositiveInt = Field(16, description="videos a step, over all processes; a smaller last one is dropped")
     lr: PositiveFloat = Field(1e-3, description="AdamW learning rate")
     weight_decay: NonNegativeFloat = Field(1e-4, description="AdamW weight decay")
@@ -128,7 +142,9 @@ class InferenceSpec(Frozen):
 
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast type of inference")
     proposal_stride: PositiveInt = Field(1, description="every n-th start and every n-th duration of the proposal map")
-    candidates: Literal["boundary", "all"] = Field("boundary", description="keep proposals at boundary candidates, or all")
+    candidates: Literal["boundary", "all"] = Field(
+        "boundary", description="keep proposals at boundary candidates, or all"
+    )
     sigma: PositiveFloat = Field(0.35, description="Gaussian soft-NMS: overlaps decay by exp(-tIoU^2 / sigma)")
     max_detections: PositiveInt = Field(100, description="segments kept a video")
     top_classes: PositiveInt = Field(2, description="video-level classes that label each segment")
@@ -140,7 +156,9 @@ class EvaluationSpec(Frozen):
     tiou: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
         (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), min_length=1, description="tIoU thresholds of mAP"
     )
-    blocked: str | None = Field(None, description="ids left out: a list shipped with the package (anet-79) or a JSON file")
+    blocked: str | None = Field(
+        None, description="ids left out: a list shipped with the package (anet-79) or a JSON file"
+    )
     proposals: tuple[PositiveInt, ...] = Field((1, 5, 10, 100), description="AN of AR@AN")
 
 
@@ -150,15 +168,21 @@ class RuntimeSpec(Frozen):
     device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: cuda where there is one")
     threads: PositiveInt | None = Field(None, description="CPU threads; null: PyTorch's choice")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="loading processes; 0: load in the training process")
-    checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints (one at each epoch's end besides)")
+    checkpoint_every: PositiveInt = Field(
+        100, description="steps between checkpoints (one at each epoch's end besides)"
+    )
     log_every: PositiveInt = Field(10, description="steps between logged losses")
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="mmengine visualisation backends besides files")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="mmengine visualisation backends besides files"
+    )
 
 
 class Spec(Frozen):
     """One run: what is trained on what, and how it is tested."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field("etad", description="names the run's folder")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        "etad", description="names the run's folder"
+    )
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
     roi: RoISpec = RoISpec()
@@ -255,9 +279,17 @@ def _refuse_unknown(model: type[Frozen], tree: Mapping[str, Any], where: str, pa
         field = model.model_fields.get(key)
         if field is None:
             near = difflib.get_close_matches(str(key), list(model.model_fields), 1, 0.5)
-            elsewhere = [f"{s}.{key}" for s, f in Spec.model_fields.items() if (m := _models(f.annotation)) and key in m.model_fields]
-            mend = f"did you mean {path}{near[0]}?" if near else f"did you mean {elsewhere[0]}?" if elsewhere else (
-                f"known here: {', '.join(model.model_fields)}"
+            elsewhere = [
+                f"{s}.{key}"
+                for s, f in Spec.model_fields.items()
+                if (m := _models(f.annotation)) and key in m.model_fields
+            ]
+            mend = (
+                f"did you mean {path}{near[0]}?"
+                if near
+                else f"did you mean {elsewhere[0]}?"
+                if elsewhere
+                else (f"known here: {', '.join(model.model_fields)}")
             )
             raise SpecError(f"{where}: unknown key {path}{key}; {mend}")
         inner = _models(field.annotation)

@@ -1,0 +1,331 @@
+"""Training on mmengine's Runner, and detection. Ours: the step, a loop that starts mid-epoch, atomic checkpoints."""
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader
+
+from etad.data.batches import LOSSES, PROPOSALS, EpochBatches, TrainingRows
+from etad.data.samples import Samples
+from etad.losses import Criterion
+from etad.postprocess import Scored
+from etad.proposals import Draw, ProposalMap
+from etad.randomness import uniform
+from etad.targets import boundary_targets, match
+
+CHECKPOINT = "latest.pth"
+Progress = Callable[[int, int, dict[str, float]], None]  # step, of how many, its losses
+
+
+class TrainingError(ValueError):
+    """Training that cannot go on; the message names the step and the videos."""
+
+
+def _total(counts: Tensor) -> Tensor:
+    """Sums over all processes."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(counts)
+    return counts
+
+
+class TrainingModel(BaseModel):
+    """One training step: draw anchors, make targets, detect, judge. Source: METHOD 4, 6, 7."""
+
+    def __init__(
+        self,
+        *,
+        detector: nn.Module,
+        criterion: Criterion,
+        sampler: Callable[[Draw], Tensor],
+        proposals: ProposalMap,
+        ratio: float,
+        seed: int,
+        ids: tuple[str, ...],
+    ):
+        super().__init__()
+        self.detector, self.criterion, self.sampler = detector, criterion, sampler
+        self.proposals, self.ratio, self.seed, self.ids = proposals, ratio, seed, ids
+        self.register_buffer("anchors", proposals.anchors, persistent=False)
+        self.register_buffer("cells", proposals.cells, persistent=False)
+        self.drawn = 0  # anchors a video in the last step: the realised count
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The parts of this process's share of the loss, and `loss`, their sum; batch as TrainingRows makes it."""
+        features, segments, present = batch["features"].float(), batch["segments"], batch["present"]
+        row, device = batch["row"], features.device
+        draw = Draw(
+            ProposalMap(self.proposals.tscale, self.proposals.dscale, self.anchors, self.cells),
+            self.ratio,
+            lambda count: uniform(self.seed, PROPOSALS, batch["epoch"], row, count=count, device=device),
+            features,
+            segments,
+        )
+        anchors = self.anchors[self.sampler(draw)]
+        self.drawn = anchors.shape[1]
+        boundary = boundary_targets(segments, present, features.shape[1])
+        matched = match(anchors, segments, present)
+        kinds = torch.arange(4 * len(self.criterion.thresholds), device=device).view(-1, 4, 1)
+        draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=self.drawn, device=device)
+        out = self.detector(features.transpose(1, 2), anchors)
+        return self.criterion(out, matched, boundary, draws, _total)
+
+    def forward(self, mode: str = "loss", **batch: Any) -> dict[str, Tensor]:
+        """mmengine's step calls this with the batch's fields. Raises TrainingError where the loss is not finite."""
+        parts = self.losses(batch)
+        whole = _total(torch.stack([part.detach() for part in parts.values()]))
+        if not whole.isfinite().all():
+            videos = ", ".join(self.ids[r] for r in batch["row"].tolist())
+            raise TrainingError(
+                f"the loss is not finite at iteration {batch['iteration']} (videos {videos}): "
+                "check their features, or lower training.lr"
+            )
+        # DDP averages gradients; the loss is a share of a sum over all processes
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        logged = {name: value for name, value in zip(parts, whole.unbind(), strict=True) if name != "loss"}
+        return {**logged, "loss": parts["loss"] * world, "total": whole[-1]}
+
+
+class AutocastOptimWrapper(OptimWrapper):
+    """Mixed precision by torch.autocast, on any device (mmengine's own insists on a GPU)."""
+
+    def __init__(self, *, device: torch.device, dtype: torch.dtype, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.device, self.dtype = device, dtype
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), autocast(self.device, self.dtype):
+            yield
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+@LOOPS.register_module()
+class MidEpochLoop(EpochBasedTrainLoop):  # type: ignore[misc]
+    """Resumes inside an epoch, reading no batch that was trained on already."""
+
+    def run_epoch(self) -> None:
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        batches = self.dataloader.batch_sampler
+        batches.epoch, batches.begin = self._epoch, self._iter - self._epoch * len(batches)
+        for n, batch in enumerate(self.dataloader, start=batches.begin):
+            self.run_iter(n, batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+
+class Checkpoints(Hook):  # type: ignore[misc]
+    """Keeps one checkpoint, replaced whole: a kill leaves the old or the new one. It holds tensors and plain values only."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, every: int, meta: dict[str, Any]):
+        self.every, self.meta = every, meta
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        # mmengine's log buffers are objects that a weights-only load refuses; the curves are in losses.csv
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+    def _save(self, runner: Runner, epoch: int) -> None:
+        part = f"{CHECKPOINT}.part"
+        meta = {**self.meta, "epoch": epoch, "iter": runner.iter + 1}
+        runner.save_checkpoint(runner.work_dir, part, meta=meta)
+        if runner.rank == 0:
+            path = Path(runner.work_dir, part)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(path, path.with_name(CHECKPOINT))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        last = batch_idx + 1 == len(runner.train_dataloader)
+        if last or (runner.iter + 1) % self.every == 0:
+            self._save(runner, runner.epoch + last)
+
+
+class StepLog(Hook):  # type: ignore[misc]
+    """losses.csv and timings.csv, the visualisation backends, and whoever shows progress."""
+
+    def __init__(self, every: int, progress: Progress | None):
+        self.every, self.progress = every, progress
+
+    def before_train(self, runner: Runner) -> None:
+        self.folder = Path(runner.work_dir)
+        if runner.rank == 0:
+            names = [f"stage{s + 1}" for s in range(len(_unwrap(runner.model).criterion.thresholds))]
+            self._open("losses.csv", ["iteration", "epoch", "lr", "total", "boundary", *names], runner.iter)
+            self._open("timings.csv", ["iteration", "seconds", "data_seconds"], runner.iter)
+        self._reset()
+
+    def _open(self, name: str, header: list[str], done: int) -> None:
+        """Starts the file, or after a resumption keeps its rows up to the checkpoint."""
+        path, rows = self.folder / name, []
+        if done and path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= done]
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    def _reset(self) -> None:
+        self.seconds, self.waited, self.steps = 0.0, 0.0, 0
+        self.left = time.perf_counter()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.waited += time.perf_counter() - self.left
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        now = time.perf_counter()
+        self.steps += 1
+        self.seconds += now - self.left
+        self.left = now
+        step = runner.iter + 1
+        if runner.rank != 0 or (step % self.every and step != runner.max_iters and step != 1):
+            return
+        losses = {k: float(v) for k, v in outputs.items() if k != "loss"}
+        lr = runner.optim_wrapper.get_lr()["lr"][0]
+        ordered = [losses[k] for k in ("total", *(k for k in losses if k != "total"))]
+        self._append("losses.csv", [step, runner.epoch, lr, *ordered])
+        seconds, waited = self.seconds / self.steps, self.waited / self.steps
+        self._append("timings.csv", [step, f"{seconds:.6f}", f"{waited:.6f}"])
+        runner.visualizer.add_scalars({**losses, "lr": lr, "step_seconds": seconds}, step=step)
+        if self.progress:
+            self.progress(step, runner.max_iters, losses)
+        self._reset()
+
+    def _append(self, name: str, row: list[Any]) -> None:
+        with open(self.folder / name, "a", newline="") as file:
+            csv.writer(file).writerow(row)
+
+
+def _unwrap(model: nn.Module) -> TrainingModel:
+    return model.module if isinstance(model, MMDistributedDataParallel) else model  # type: ignore[return-value]
+
+
+class _Runner(Runner):  # type: ignore[misc]
+    """mmengine's Runner on the device it is told, resuming through weights-only loads."""
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        return model
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        super().resume(filename, map_location="cpu")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's place, joining the group that torchrun or Slurm announces."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def train(
+    model: TrainingModel,
+    rows: TrainingRows,
+    folder: Path,
+    *,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    decay_epochs: tuple[int, ...],
+    batch: int,
+    clip_norm: float | None,
+    dtype: torch.dtype,
+    seed: int,
+    device: torch.device,
+    workers: int = 0,
+    checkpoint_every: int = 100,
+    log_every: int = 10,
+    loggers: tuple[str, ...] = (),
+    meta: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Trains `model` to the end of the schedule, going on from the folder's checkpoint where there is one.
+
+    Raises TrainingError on a loss that is not finite.
+    """
+    rank, world = rank_and_world()
+    backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
+    batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)
+    loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=lambda made: made)
+    wrapped = (
+        MMDistributedDataParallel(model, device_ids=[device.index] if device.index is not None else None)
+        if world > 1
+        else model
+    )
+    runner = _Runner(
+        model=wrapped,
+        work_dir=str(folder),
+        train_dataloader=loader,
+        train_cfg={"type": "MidEpochLoop", "max_epochs": epochs},
+        optim_wrapper=AutocastOptimWrapper(
+            device=device,
+            dtype=dtype,
+            optimizer=optimizer,
+            clip_grad={"max_norm": clip_norm} if clip_norm else None,
+        ),
+        param_scheduler=[{"type": "MultiStepLR", "milestones": list(decay_epochs), "gamma": 0.1, "by_epoch": True}],
+        default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None, "timer": None},
+        custom_hooks=[StepLog(log_every, progress), Checkpoints(checkpoint_every, meta or {})],
+        load_from=str(folder / CHECKPOINT) if (folder / CHECKPOINT).exists() else None,
+        resume=(folder / CHECKPOINT).exists(),
+        launcher="pytorch" if world > 1 else "none",
+        visualizer={"type": "Visualizer", "vis_backends": [{"type": backends[name]} for name in loggers]},
+        log_level="ERROR",
+        randomness={"seed": seed},
+        experiment_name=f"{folder.name}-{time.time_ns()}",
+    )
+    runner.train()
+
+
+def load_weights(detector: nn.Module, path: Path) -> dict[str, Any]:
+    """Loads a checkpoint's detector, weights only, and returns what it says of itself. Raises ValueError naming the file."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = {
+            k.removeprefix("detector."): v for k, v in checkpoint["state_dict"].items() if k.startswith("detector.")
+        }
+        detector.load_state_dict(state)
+        return dict(checkpoint["meta"])
+    except (OSError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this detector ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # pickle.UnpicklingError: content that weights-only refuses
+        raise ValueError(f"{path}: not a safe checkpoint ({str(error).splitlines()[0]})") from None
+
+
+def predict(
+    detector: nn.Module,
+    samples: Samples,
+    anchors: Tensor,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Scored]:
+    """What the detector says of each row of samples, one at a time: proposals from anchors [M, 2], score IoU 1 x IoU 2."""
+    detector.to(device).eval()
+    anchors = anchors.to(device).unsqueeze(0)
+    for w, span in enumerate(samples.span_s):
+        x = torch.from_numpy(np.array(samples.features[w], dtype=np.float32)).to(device)
+        with torch.inference_mode(), autocast(device, dtype):
+            out = detector(x.t().unsqueeze(0), anchors)
+            segments, iou = out.proposals()
+        yield Scored(
+            segments[0].cpu().numpy(), iou[0].prod(-1).cpu().numpy(), out.boundary[0].cpu().numpy(), (span[0], span[1])
+        )
+        if progress:
+            progress(w + 1, len(samples.ids))
