@@ -27,8 +27,8 @@ class ProposalMap:
 
 def proposal_map(tscale: int, dscale: int) -> ProposalMap:
     """Anchor (d, i) starts at i / T and ends at (i + d + 1) / T; valid where i + d < T."""
-    d, i = torch.meshgrid(torch.arange(dscale), torch.arange(tscale), indexing="ij")
-    cells = torch.stack((d, i), -1)[i + d < tscale]
+    d, last = torch.triu_indices(dscale, tscale)
+    cells = torch.stack((d, last - d), -1)
     anchors = torch.stack((cells[:, 1] / tscale, (cells.sum(1) + 1) / tscale), -1)
     return ProposalMap(tscale, dscale, anchors, cells)
 

@@ -1,0 +1,171 @@
+"""What a training step costs: time measured, memory measured or traced, FLOPs counted."""
+
+import os
+import platform
+import subprocess
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from etad.engine import TrainingModel, autocast
+
+Made = tuple[TrainingModel, torch.optim.Optimizer]
+
+# Source: the paper's detector (T 128, C 512, 495 proposals, three stages), one video, forward and backward. What a plain
+# implementation multiplies: it stays the numerator of every rate, whatever an implementation really computes.
+PAPER_STEP_FLOPS = 28.6e9
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows the bytes of all live storages that operations make, on real or fake tensors; nothing need be allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) in self._seen:
+            return
+        size = storage.nbytes()
+        key = id(storage)
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            self._seen.pop(key, None)
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return out
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Peak bytes of one training step, and what stands in them; activations: all that is no other part, input included."""
+
+    peak: int
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    flops: int  # multiplications and additions of the products really computed
+
+
+def made_up_batch(
+    videos: int, tscale: int, channels: int, device: torch.device | str = "cpu", segments: int = 2
+) -> dict[str, Any]:
+    """A batch of noise of the given size, in the layout of TrainingRows."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(videos, segments, 2, generator=generator).sort(-1).values
+    return {
+        "features": torch.randn(videos, tscale, channels, generator=generator).half().to(device),
+        "segments": ends.to(device),
+        "present": torch.ones(videos, segments, dtype=torch.bool, device=device),
+        "row": torch.arange(videos, device=device),
+        "epoch": 0,
+        "iteration": 0,
+    }
+
+
+def step(made: Made, batch: dict[str, Any], dtype: torch.dtype) -> None:
+    """One training step as the engine takes it: forward, backward, AdamW."""
+    model, optimizer = made
+    with autocast(batch["features"].device, dtype):
+        loss = model.losses(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+
+
+def trace_step(make: Callable[[], Made], *, videos: int, tscale: int, channels: int, dtype: torch.dtype) -> StepMemory:
+    """Peak memory of a training step, traced on fake tensors: no such memory is allocated, and any machine gives the same.
+
+    The second of two steps is traced, when AdamW's state exists.
+    """
+    with FakeTensorMode(), LiveMemory() as memory, FlopCounterMode(display=False) as flops:
+        model, optimizer = made = make()
+        batch = made_up_batch(videos, tscale, channels)
+        step(made, batch, dtype)
+        memory.peak, flops.flop_counts = memory.now, type(flops.flop_counts)(flops.flop_counts.default_factory)
+        step(made, batch, dtype)
+        state = _bytes(value for held in optimizer.state.values() for value in held.values())
+        parameters = _bytes(model.parameters())
+    rest = memory.peak - 2 * parameters - state
+    return StepMemory(memory.peak, parameters, parameters, state, rest, flops.get_total_flops())
+
+
+def step_seconds(made: Made, batch: dict[str, Any], dtype: torch.dtype, *, steps: int, warm_up: int = 1) -> float:
+    """Median wall time of a training step, warm-up left out."""
+    device, seconds = batch["features"].device, []
+    for n in range(warm_up + steps):
+        start = time.perf_counter()
+        step(made, batch, dtype)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if n >= warm_up:
+            seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader calls the device: the GPU's name, or the processor's with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions, device and commit, for a record."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True
+            )
+            return done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return {
+        "device": device_name(device),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mmengine": mmengine.__version__,
+        "numpy": np.__version__,
+        "commit": (commit + (" with uncommitted changes" if git("status", "--porcelain", "-uno") else ""))
+        or "not a git checkout",
+    }

@@ -1,0 +1,160 @@
+"""The main job: train, detect, evaluate, measure at the paper's size, and render the report."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etad import build, measure
+from etad.record import Figure, Record, write_record
+from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_tree
+from experiments.command import Failure, console, main, parser
+from experiments.run import bar, run_folder, run_spec
+from reports.render import render_run
+
+SPECS = Path(__file__).parent / "specs"
+PAPER_VIDEOS, PAPER_EPOCHS = 10_024, 6  # Source: METHOD 8, ActivityNet-1.3's training subset
+
+
+def paper_size(precision: str) -> Spec:
+    return read_spec(SPECS / "paper.yaml", [f"training.precision={precision}"])
+
+
+def _make(spec: Spec) -> measure.Made:
+    model = build.build_training(spec, build.build_detector(spec), ())
+    return model, build.build_optimizer(spec, model)
+
+
+def _make_on(spec: Spec, device: torch.device) -> measure.Made:
+    model, _ = _make(spec)
+    return model.to(device), build.build_optimizer(spec, model.to(device))
+
+
+def paper_figures(device: torch.device, steps: int) -> list[Figure]:
+    """Memory of a step at the paper's size, traced; the full schedule's time, projected from a few measured steps."""
+    where, figures = measure.device_name(device), []
+    with bar("measuring at the paper's size") as advance:
+        for n, precision in enumerate(("float32", "bfloat16")):
+            spec, dtype = paper_size(precision), build.DTYPES[precision]
+            data, videos = spec.data, spec.training.batch
+            size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
+            traced = measure.trace_step(
+                lambda spec=spec: _make(spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
+            )
+            advance(2 * n + 1, 4, f"traced {precision}")
+            batch = measure.made_up_batch(videos, data.tscale, data.channels, device)
+            seconds = measure.step_seconds(_make_on(spec, device), batch, dtype, steps=steps)
+            schedule = seconds * (PAPER_VIDEOS // videos) * PAPER_EPOCHS
+            advance(2 * n + 2, 4, f"timed {precision}")
+            for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
+                name = f"paper_{part}_memory_{precision}"
+                figures.append(Figure(name=name, value=getattr(traced, part), unit="B", evidence="traced", note=size))
+            figures += [
+                Figure(
+                    name=f"paper_flops_video_{precision}",
+                    value=traced.flops / videos,
+                    unit="FLOP",
+                    evidence="traced",
+                    note=size,
+                ),
+                Figure(
+                    name=f"paper_step_time_{precision}",
+                    value=seconds,
+                    unit="s",
+                    evidence="measured",
+                    device=where,
+                    note=size,
+                ),
+                Figure(
+                    name=f"paper_schedule_projected_{precision}",
+                    value=schedule,
+                    unit="s",
+                    evidence="projected",
+                    device=where,
+                    note=f"{PAPER_VIDEOS:,} videos x {PAPER_EPOCHS} epochs from {steps} steps at {size}",
+                ),
+            ]
+    return figures
+
+
+def chosen_spec(args: argparse.Namespace) -> Spec:
+    """The preset, on the user's ActivityNet where given. Raises Failure where files that belong together are missing."""
+    preset = args.preset or ("paper" if args.features else "laptop")
+    tree = read_tree(SPECS / f"{preset}.yaml")
+    if args.features:
+        if not args.annotations:
+            raise Failure("--features needs --annotations, the ground truth in the ActivityNet layout")
+        given: dict[str, Any] = {"mark": "anet", "features": str(args.features), "annotations": str(args.annotations)}
+        if args.classifier:
+            given["classifier"] = str(args.classifier)
+        if (args.features / "index.json").exists():
+            source = {"name": "packed", "args": given}
+        else:
+            source = {"name": "features", "args": {**given, "pattern": args.pattern, "layout": args.layout}}
+        tree = merge(tree, {"name": f"anet-{preset}", "data": {"source": source, "missing": args.missing}})
+        if args.blocked:
+            tree = merge(tree, {"evaluation": {"blocked": args.blocked}})
+    elif args.annotations or args.classifier or args.blocked:
+        raise Failure("--annotations, --classifier and --blocked go with --features DIR")
+    return parse_spec(merge(tree, parse_overrides([f"training.seed={args.seed}", *args.set])), f"preset {preset}")
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    spec = chosen_spec(args)
+    folder = run_folder(spec, Path("runs"))
+    console.print(f"run: {folder}", highlight=False)
+    words = "nox -s reproduce_anet" + (f" -- {' '.join(args.typed)}" if args.typed else "")
+    record: Record = run_spec(spec, folder, words)
+    if record.figure("paper_peak_memory_float32") is None:
+        added = paper_figures(build.build_device(spec), steps=1 if args.preset == "smoke" else 3)
+        record = record.model_copy(update={"figures": (*record.figures, *added)})
+        write_record(folder, record)
+    pages = render_run([folder], args.out)
+    return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages]}
+
+
+def show(result: dict[str, Any]) -> None:
+    figures = {f["name"]: f["value"] for f in result["figures"]}
+    mark = result["data"]["mark"]
+    print(f"average mAP on {mark}: {figures['average_mAP']:.2f} %", end="")
+    if "average_mAP_floor" in figures:
+        print(f" (floor {figures['average_mAP_floor']:.2f}, ceiling {figures['average_mAP_ceiling']:.2f})", end="")
+    print(f"\ntraining took {figures['training_time']:.1f} s")
+    for precision in ("float32", "bfloat16"):
+        memory, schedule = figures[f"paper_peak_memory_{precision}"], figures[f"paper_schedule_projected_{precision}"]
+        print(
+            f"at the paper's size, {precision}: {memory / 2**30:.2f} GiB traced, schedule projects to {schedule / 60:.0f} min"
+        )
+    for page in result["pages"]:
+        print(f"report: {page}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    made = parser(
+        "experiments.reproduce",
+        "Reproduce ETAD: on ActivityNet-1.3 features where given, on the synthetic set where not.",
+        "python -m experiments.reproduce --features feats --annotations activity_net.v1-3.min.json --classifier cuhk.json",
+    )
+    made.add_argument("--preset", choices=("smoke", "laptop", "paper"), help="default: laptop; paper with --features")
+    made.add_argument("--features", type=Path, help="prepared features, a directory of .npy files, or one HDF5 file")
+    made.add_argument("--annotations", type=Path, help="ground truth in the ActivityNet layout")
+    made.add_argument("--classifier", type=Path, help="video-level classes (JSON of either public layout, or CSV)")
+    made.add_argument("--blocked", help="ids left out of the evaluation: anet-79, or a JSON file")
+    made.add_argument("--pattern", default="v_{id}.npy", help="name of a video's feature file (default: %(default)s)")
+    made.add_argument(
+        "--layout", choices=("TC", "CT"), default="TC", help="axes of a feature array (default: %(default)s)"
+    )
+    made.add_argument("--missing", choices=("error", "skip"), default="error", help="videos without features")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override a knob: roi.bins=16")
+    made.add_argument("--out", type=Path, default=Path("site"), help="the report's folder (default: %(default)s)")
+    typed = list(sys.argv[1:] if argv is None else argv)
+    made.set_defaults(typed=typed)
+    return main(made, work, show, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,55 @@
+"""Every check and the main job: `nox -l` lists them. With --no-venv they run in the environment that is there."""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False
+
+
+def _install(session: nox.Session, *what: str) -> None:
+    if session.virtualenv.is_sandboxed:
+        session.install("-c", "constraints.txt", *what)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes."""
+    _install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types, strictly."""
+    _install(session, "-e", ".[dev,video]")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite; arguments go to pytest."""
+    _install(session, "-e", ".[dev,video]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks, as ratios within one run; arguments go to pytest."""
+    _install(session, "-e", ".[dev,video]")
+    session.run("pytest", "tests/bench", "--benchmark-only", "--benchmark-columns=min,median", *session.posargs)
+
+
+@nox.session
+def reproduce_anet(session: nox.Session) -> None:
+    """The paper's tables beside your own: `-- --help` lists the options."""
+    _install(session, "-e", ".")
+    session.run("python", "-m", "experiments.reproduce", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Render the pages of runs that are there."""
+    _install(session, "-e", ".")
+    session.run("python", "-m", "experiments.report", *session.posargs)
