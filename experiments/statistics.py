@@ -50,7 +50,7 @@ def log_spread(parts: Sequence[Floats]) -> float:
 
 
 def correlation(values: Floats, groups: NDArray[np.int64]) -> float:
-    """Correlation of normally distributed values [n] with their group's effect: root of the share of variance between groups."""
+    """Correlation of normal values [n] with their group's effect: root of the share of variance between groups."""
     counts = np.bincount(groups)
     means = np.bincount(groups, values) / np.maximum(counts, 1)
     within = ((values - means[groups]) ** 2).sum() / (len(values) - (counts > 0).sum())
@@ -63,7 +63,10 @@ def probit_correlation(hits: NDArray[np.bool_], groups: NDArray[np.int64]) -> fl
     shares = np.bincount(groups, hits) / counts
     variance = shares.var() - (shares * (1 - shares) / np.maximum(counts - 1, 1)).mean()
     z, threshold = norm.ppf((np.arange(400) + 0.5) / 400), norm.ppf(hits.mean())
-    spread = lambda rho: norm.cdf((threshold + rho * z) / np.sqrt(1 - rho**2)).var() - variance  # noqa: E731
+
+    def spread(rho: float) -> float:
+        return float(norm.cdf((threshold + rho * z) / np.sqrt(1 - rho**2)).var() - variance)
+
     return float(brentq(spread, 0.0, 0.99)) if spread(0.0) < 0 < spread(0.99) else 0.0
 
 
@@ -135,7 +138,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("annotations", type=Path, help="ground truth in the ActivityNet layout")
     made.add_argument("table", type=Path, help="JSON file to write")
     made.add_argument("--subset", nargs="+", required=True, help="subsets to count")
-    made.add_argument("--groups", nargs="+", type=int, default=[1, 2, 3, 5], help="numbers of segments that begin a row")
+    made.add_argument(
+        "--groups", nargs="+", type=int, default=[1, 2, 3, 5], help="numbers of segments that begin a row"
+    )
 
     def work(args: Any) -> dict[str, Any]:
         table = derive(args.annotations, args.subset, args.groups)

@@ -24,7 +24,10 @@ class SyntheticModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    noise: Strength = Field(0.7, description="the difficulty: standard deviation of the noise in every direction, against patterns of length one")
+    noise: Strength = Field(
+        0.7,
+        description="the difficulty: standard deviation of the noise in any one direction (a channel)",
+    )
     correlation: Share = Field(0.7, description="of the noise in neighbouring columns (AR(1))")
     shared: Strength = Field(1.0, description="strength of the action pattern that all classes share")
     own: Strength = Field(0.8, description="strength of the class's action pattern")
@@ -37,7 +40,9 @@ class SyntheticModel(BaseModel):
     rank: int = Field(32, ge=1, description="dimensions of the space that backgrounds and the shared patterns live in")
     shot_s: float = Field(10.0, gt=0, description="mean seconds between two cuts (Poisson)")
     lead_in: Strength = Field(0.6, description="strength of the lead-in where it meets the instance; it rises from 0")
-    aftermath: Strength = Field(0.6, description="strength of the aftermath where it leaves the instance; it falls to 0")
+    aftermath: Strength = Field(
+        0.6, description="strength of the aftermath where it leaves the instance; it falls to 0"
+    )
     around: Range = Field((0.05, 0.25), description="length of lead-in and aftermath, instance lengths")
     cutaways: Strength = Field(0.5, description="mean number an instance (Poisson): another shot hides the action")
     pauses: Strength = Field(0.5, description="mean number an instance (Poisson): the action stops, the shot goes on")
@@ -47,8 +52,12 @@ class SyntheticModel(BaseModel):
     distractor: Range = Field((0.15, 0.6), description="length of a distractor, lengths of the gap that it lies in")
     distractor_own: Share = Field(0.5, description="share of the class pattern in a distractor")
     blur: Share = Field(0.04, description="length over which an instance fades in and out, instance lengths")
-    jitter: Range = Field((0.02, 0.08), description="standard deviation of an annotated boundary, instance lengths; at most twice that")
-    touching: Share = Field(0.01, description="boundaries this near the video's ends are exact: the video cuts them off")
+    jitter: Range = Field(
+        (0.02, 0.08), description="standard deviation of an annotated boundary, instance lengths; at most twice that"
+    )
+    touching: Share = Field(
+        0.01, description="boundaries this near the video's ends are exact: the video cuts them off"
+    )
     accuracy: Share = Field(0.88, description="how often the video-level classifier's best class is right")
     second: Share = Field(0.6, description="how often its second is right where the best is wrong")
     right_score: Range = Field((3.8, 0.19), description="Beta parameters of its best score where right")
@@ -70,7 +79,8 @@ class Patterns:
 
 
 def _unit(x: Floats) -> Single:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+    out: Single = (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+    return out
 
 
 def make_patterns(model: SyntheticModel, seed: int, classes: int, channels: int, variant: Variant = "full") -> Patterns:
@@ -121,8 +131,8 @@ def _touching(model: SyntheticModel, video: Video) -> NDArray[np.bool_]:
     return np.stack([video.segments_s[:, 0] <= edge, video.segments_s[:, 1] >= video.duration_s - edge], 1)
 
 
-def _inside(times: Floats, start: Floats, end: Floats, width: Floats | float) -> Floats:
-    """Share of [start, end) in windows of `width` around times: [T, N], or [T] for one segment; sharp ends made ramps."""
+def _inside(times: Floats, start: Floats | float, end: Floats | float, width: Floats | float) -> Floats:
+    """Share of [start, end) in windows of `width` around times [T]: [T, N], or [T] for one segment."""
     times = times.reshape(-1, *[1] * np.ndim(start))
     after, before = (np.clip((times - edge) / width + 0.5, 0, 1) for edge in (start, end))
     out: Floats = after - before
@@ -153,9 +163,10 @@ class Scene:
         rng = generator(self.seed, self.video.id, "distractors")
         ends = np.maximum.accumulate(np.r_[0.0, np.sort(segments[:, 1])])
         gaps = np.maximum(np.r_[np.sort(segments[:, 0]), self.video.duration_s] - ends, 0)
-        number = min(rng.poisson(model.distractors * max(1, len(segments))), np.count_nonzero(gaps))
+        number = min(int(rng.poisson(model.distractors * max(1, len(segments)))), int(np.count_nonzero(gaps)))
+        chosen = rng.choice(len(gaps), number, replace=False, p=gaps / gaps.sum()) if number else np.empty(0, int)
         out = []
-        for gap in rng.choice(len(gaps), number, replace=False, p=gaps / gaps.sum()) if number else ():
+        for gap in chosen.tolist():
             length = rng.uniform(*model.distractor) * gaps[gap]
             start = ends[gap] + rng.uniform(0, gaps[gap] - length)
             out.append((start, start + length, int(rng.integers(3)), rng.uniform(*model.gain)))
