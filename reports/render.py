@@ -90,7 +90,7 @@ def _judged(run: Run, slug: str, published: PublishedFile, folder: Path) -> list
     if not own:
         return []
     others = series("floor", "_floor", True) + series("ceiling", "_ceiling", True)
-    caption = f"mAP by tIoU on {run.mark}" + (", between floor and ceiling." if others else ".")
+    caption = f"mAP by tIoU on {run.mark}" + (", with floor and ceiling." if others else ".")
     if run_tables.comparable(run, published):
         for row in published.of(run.mark or ""):
             points = sorted((float(k), v) for k, v in row.mAP.items() if k != "average")

@@ -9,18 +9,19 @@ from etad.record import Figure
 from reports.load import Published, PublishedFile, Run
 from reports.table import Cell, Column, Table, words
 
-COSTS = {  # figure -> what it is called on the page
-    "training_time": "training time",
-    "epoch_time": "time an epoch",
-    "step_time": "time a step",
-    "data_wait": "waiting for data (%)",
-    "detect_time": "detection time",
-    "run_peak_memory": "peak memory, this run's size",
-    "paper_peak_memory_float32": "peak memory, paper's size, float32",
-    "paper_peak_memory_bfloat16": "peak memory, paper's size, bfloat16",
-    "flops_step_video": "FLOP a step and video",
-    "paper_schedule_projected": "full schedule of the paper",
-    "parameters": "parameters",
+COSTS = {  # what it is called on the page -> figures, the first that the record has
+    "training time": ("training_time",),
+    "time an epoch": ("epoch_time",),
+    "time a step": ("step_time",),
+    "waiting for data (%)": ("data_wait",),
+    "detection time": ("detect_time",),
+    "peak memory, this run's size": ("run_peak_memory",),
+    "peak memory, paper's size, float32": ("paper_peak_memory_float32",),
+    "peak memory, paper's size, bfloat16": ("paper_peak_memory_bfloat16",),
+    "paper's full schedule, float32": ("paper_schedule_projected_float32", "paper_schedule_projected"),
+    "paper's full schedule, bfloat16": ("paper_schedule_projected_bfloat16",),
+    "FLOP a step and video, paper's size": ("paper_flops_video_float32", "flops_step_video"),
+    "parameters": ("parameters",),
 }
 FLOOR_IS = "five fixed windows a video"
 CEILING_IS = "the true segments before annotation jitter"
@@ -140,11 +141,10 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
 def costs(run: Run) -> Table:
     """Time, memory, FLOPs and parameters, each with where it comes from."""
     rows = []
-    for name, title in COSTS.items():
-        found = run.figure(name)
+    for title, names in COSTS.items():
+        found = run.figure(*names)
         about = "; ".join(x for x in (found.note, f"on {found.device}" if found.device else "") if x) if found else ""
-        shown = cell(run, name)
-        rows.append((words(title), shown, words(about) if about else Cell()))
+        rows.append((words(title), cell(run, *names), words(about) if about else Cell()))
     heads = (Column("figure", numeric=False), Column("value"), Column("of what, where", numeric=False))
     return Table("costs", "Time and memory", heads, tuple(rows))
 
@@ -153,7 +153,8 @@ def all_figures(run: Run, shown: bool = True) -> Table:
     """Every figure of the record as it stands there; without `shown`, those that no other table has."""
     figures: Sequence[Figure] = run.record.figures if run.record else ()
     if not shown:
-        figures = [f for f in figures if f.name not in COSTS and not re.match(r"mAP@|average_mAP|AR", f.name)]
+        costs_of = {name for names in COSTS.values() for name in names}
+        figures = [f for f in figures if f.name not in costs_of and not re.match(r"mAP@|average_mAP|AR", f.name)]
     return Table(
         "figures",
         "All figures of the record" if shown else "Other figures",
@@ -276,12 +277,13 @@ def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
     ]
     out.append(cell(run, "average_mAP"))
     if bounded(run):
-        out += [", between a floor of ", cell(run, "average_mAP_floor"), f" ({FLOOR_IS}) and a ceiling of "]
+        out += ["; the floor is ", cell(run, "average_mAP_floor"), f" ({FLOOR_IS}) and the ceiling "]
         out += [cell(run, "average_mAP_ceiling"), f" ({CEILING_IS})"]
     out += [", ", *_compared(run, published)] if comparable(run, published) else []
     time = run.figure("training_time")
     out += [". Training took ", cell(run, "training_time"), f" on {time.device}" if time and time.device else ""]
-    out += [" and peaks at ", cell(run, "run_peak_memory"), " of memory. "]
+    peak = cell(run, "run_peak_memory")
+    out += [". "] if peak.missing else [" and peaks at ", peak, " of memory. "]
     traced = [
         ("float32", cell(run, "paper_peak_memory_float32")),
         ("bfloat16", cell(run, "paper_peak_memory_bfloat16")),
@@ -317,6 +319,6 @@ def tiles(run: Run) -> list[tuple[str, Cell]]:
         ("average mAP", cell(run, "average_mAP")),
         ("training time", cell(run, "training_time")),
         ("peak memory, this run", cell(run, "run_peak_memory")),
-        ("peak memory, paper's size", cell(run, "paper_peak_memory_float32", "paper_peak_memory_bfloat16")),
-        ("full schedule of the paper", cell(run, "paper_schedule_projected")),
+        ("peak memory, paper's size", cell(run, "paper_peak_memory_float32")),
+        ("paper's full schedule", cell(run, *COSTS["paper's full schedule, float32"])),
     ]

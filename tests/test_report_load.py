@@ -26,7 +26,7 @@ def test_a_finished_run_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("folder", "problem"),
     [
-        ("truncated", "record.json: not a record (Expecting"),
+        ("truncated", "record.json: not a record ("),
         ("not_a_number", "record.json: not a record (figures.38.value: Input should be a finite number)"),
         ("other_version", "record.json: version 99, this suite reads 1; run it again"),
         ("nowhere", "no such folder"),

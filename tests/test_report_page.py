@@ -123,7 +123,7 @@ def test_a_record_with_bounds_is_not_comparable_even_under_the_papers_mark(tmp_p
 def test_markdown_has_the_same_figures_and_short_lines(site: Path) -> None:
     text = (site / "index.md").read_text()
     assert re.search(r"^\| average +\| +39.14ᵐ \| +19.47ᵐ \| +67.66ᵐ \|$", text, re.M)
-    assert "- **full schedule of the paper**: 54.0 minᵖʲ;" in text
+    assert "- **paper's full schedule, bfloat16**: 54.0 minᵖʲ;" in text
     assert "**not_known_to_the_report**: 3 applesᵐ" in text
     long = [line for line in text.splitlines() if len(line) > 78 and not line.startswith("![")]
     assert long == []
