@@ -157,6 +157,6 @@ def test_a_source_is_declared_completely(folder: Path) -> None:
     with pytest.raises(DataError, match="pattern"):
         FeatureSource(folder, "v_.npy", "TC")
     with pytest.raises(DataError, match="layout"):
-        FeatureSource(folder, "{id}.npy", "auto")  # type: ignore[arg-type]
+        FeatureSource(folder, "{id}.npy", "auto")
     with pytest.raises(DataError, match="nowhere"):
         FeatureSource(folder / "nowhere", "{id}.npy", "TC")

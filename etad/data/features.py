@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,8 +14,6 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from etad.data.annotations import DataError
-
-Layout = Literal["TC", "CT"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class FeatureSource:
 
     path: Path
     pattern: str
-    layout: Layout
+    layout: str
 
     def __post_init__(self) -> None:
         if self.pattern.count("{id}") != 1:
@@ -36,6 +34,10 @@ class FeatureSource:
             raise DataError(f"layout {self.layout!r}: declare TC for arrays [t, C] or CT for [C, t]")
         if not self.path.is_dir() and not (self.path.is_file() and h5py.is_hdf5(self.path)):
             raise DataError(f"{self.path}: neither a folder of .npy files nor an HDF5 file; give one of them")
+
+    @property
+    def description(self) -> str:
+        return f"{self.path.name}, {self.pattern}, {self.layout}"
 
     def name(self, id: str) -> str:
         """The file or dataset of a video, always below `path`. Raises DataError where the id leads elsewhere."""

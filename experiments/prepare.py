@@ -1,0 +1,141 @@
+"""Pack raw features once: resized or cut into windows, float16, memory-mapped, with checksums."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from etad.data.annotations import read_annotations
+from etad.data.features import FeatureSource
+from etad.data.packed import Contents, open_packed
+from etad.data.packing import write_packed
+from etad.data.sources import RowMaker, plan_rows, window_rule, with_features
+from etad.record import replacing
+from etad.spec import DataSpec, parse_spec
+from experiments.command import Failure, console, main, parser
+
+EXAMPLE = (
+    "python -m experiments.prepare --features tsp --pattern 'v_{id}.npy' --layout TC \\\n"
+    "    --annotations activity_net.v1-3.json --out prepared/anet"
+)
+
+
+class Misuse(Failure):
+    misused = True
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = parser("experiments.prepare", f"{__doc__} Killed, the same command goes on.", EXAMPLE)
+    made.add_argument("--features", type=Path, required=True, help="a folder of .npy files, or one HDF5 file")
+    made.add_argument("--annotations", type=Path, required=True, help="ground truth in the ActivityNet layout")
+    made.add_argument("--pattern", required=True, help="file or HDF5 dataset of a video, for example 'v_{id}.npy'")
+    made.add_argument("--layout", required=True, choices=("TC", "CT"), help="arrays are [snippets, channels] or turned")
+    made.add_argument("--out", type=Path, required=True, help="folder of the pack")
+    made.add_argument("--subsets", nargs="+", default=["training", "validation"], help="first trained, last tested on")
+    made.add_argument("--tscale", type=int, default=128, help="columns a row (default: %(default)s)")
+    made.add_argument("--windows-stride-s", type=float, help="sliding windows; seconds between two feature columns")
+    made.add_argument("--overlap", type=float, help="share of a window in common with the next (default: 0.5)")
+    made.add_argument("--missing", choices=("error", "skip"), default="error", help="videos without features")
+    made.add_argument("--workers", type=int, default=2, help="processes; 0: none besides this (default: %(default)s)")
+    made.add_argument("--verify", action="store_true", help="read the finished pack and compare all checksums")
+    return made
+
+
+def spec_tree(args: argparse.Namespace) -> dict[str, Any]:
+    """The spec that trains on the pack, its width aside; paths are absolute, so that it can be inherited anywhere."""
+    paths = {"features": str(args.out.resolve()), "annotations": str(args.annotations.resolve())}
+    windows = None
+    if args.windows_stride_s is not None:
+        windows = {"stride_s": args.windows_stride_s, "overlap": 0.5 if args.overlap is None else args.overlap}
+    elif args.overlap is not None:
+        raise Misuse("--overlap belongs to sliding windows; give --windows-stride-s too")
+    return {
+        "source": {"name": "packed", "args": paths},
+        "tscale": args.tscale,
+        "windows": windows,
+        "train_subset": args.subsets[0],
+        "test_subset": args.subsets[-1],
+        "missing": args.missing,
+    }
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    tree = spec_tree(args)
+    data = parse_spec({"data": tree}, "arguments").data
+    truth = read_annotations(args.annotations)
+    source = FeatureSource(args.features, args.pattern, args.layout)
+    videos = [video for name in dict.fromkeys(args.subsets) for video in truth.subset(name)]
+    missing = tuple(source.missing(video.id for video in videos))
+    truth = with_features(truth, args.subsets, frozenset(missing), args.missing)
+    videos = [video for name in dict.fromkeys(args.subsets) for video in truth.subset(name)]
+    maker = RowMaker(source, data.tscale, data.windows)
+    plan, channels = plan_rows(videos, maker)
+    contents = Contents(
+        tscale=data.tscale,
+        channels=channels,
+        windows=window_rule(data.windows),
+        sources={"raw": source.description},
+        missing=missing,
+    )
+    rows = sum(len(item.span_s) for item in plan)
+    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("packing", total=rows)
+        reused = write_packed(args.out, contents, plan, maker, args.workers, lambda n: bar.advance(task, n))
+    if args.verify:
+        open_packed(args.out).verify()
+    return {
+        "path": str(args.out),
+        "spec": str(write_spec(args.out / "spec.yaml", tree | {"channels": channels})),
+        "videos": {name: len(truth.subset(name)) for name in args.subsets},
+        "rows": rows,
+        "tscale": data.tscale,
+        "channels": channels,
+        "bytes": rows * data.tscale * channels * 2,
+        "reused_videos": reused,
+        "verified": args.verify,
+        "missing": len(missing),
+        "flaws": truth.flaws,
+        "policies": truth.policies,
+    }
+
+
+def write_spec(path: Path, data: dict[str, Any]) -> Path:
+    """Write a spec of what differs from the defaults, for others to inherit with `_base_`."""
+    default = DataSpec().model_dump(mode="json")
+    changed = {key: value for key, value in data.items() if value != default[key]}
+    changed |= {key: data[key] for key in ("tscale", "channels")}  # stated: they are properties of the pack
+    with replacing(path) as file:
+        file.write("# Written by experiments.prepare; inherit from it with _base_.\n")
+        file.write(yaml.safe_dump({"data": changed}, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def show(result: dict[str, Any]) -> None:
+    flaws = [(kind, count) for kind, count in result["flaws"].items() if count]
+    for kind, count in flaws:
+        console.print(
+            f"{count:>8} {kind.replace('_', ' ')}: {result['policies'][kind]}", highlight=False, soft_wrap=True
+        )
+    videos = ", ".join(f"{count} {name}" for name, count in result["videos"].items())
+    console.print(
+        f"{result['rows']} rows [{result['tscale']}, {result['channels']}] of {videos} videos, "
+        f"{result['bytes'] / 2**20:.1f} MiB; {result['reused_videos']} videos were packed before",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    print(result["path"])
+    print(result["spec"])
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return main(arguments(), prepare, show, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
