@@ -14,8 +14,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Bytes of projected columns made at a time: small enough for a CPU's cache, large enough to keep a GPU busy.
-_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 _CHUNK_ANCHORS = {"cpu": 2048, "cuda": 1 << 17}
+
+
+def _most_samples(tscale: int, bins: int) -> int:
+    """The most samples that any anchor has near the map: bins * ceil(L / bins) over a length L, of which T + 2 lie there."""
+    return tscale + bins + 2
 
 
 @torch.library.custom_op("etad::roi_taps", mutates_args=())
@@ -35,7 +40,7 @@ def roi_taps(anchors: Tensor, tscale: int, bins: int, extend: float) -> tuple[Te
     # Only samples near the map are listed (one more on either side, lest rounding lose any): a runaway anchor costs no more.
     first = ((-1.0 - low) / step - 1.5).ceil().clamp_min(0.0)
     last = torch.minimum(((tscale - low) / step + 0.5).floor(), bins * samples - 1.0)
-    count = (last - first + 1.0).clamp_min(0.0).long()
+    count = (last - first + 1.0).clamp_min(0.0).nan_to_num(0.0).long()  # an anchor that is not finite reads nothing
     owner = torch.repeat_interleave(count)
     shift = first - (count.cumsum(0) - count)
     table = torch.stack((low, step, shift, samples.reciprocal()))[:, owner]
@@ -53,8 +58,7 @@ def roi_taps(anchors: Tensor, tscale: int, bins: int, extend: float) -> tuple[Te
 
 @roi_taps.register_fake
 def _(anchors: Tensor, tscale: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # The most that anchors inside the video can need: steps are at least half a snippet, or there are `bins` samples.
-    samples = len(anchors) * max(bins, 2 * tscale)
+    samples = len(anchors) * _most_samples(tscale, bins)
     index = anchors.new_empty(2 * samples, dtype=torch.int32)
     return index, torch.empty_like(index), torch.empty_like(index), anchors.new_empty(2 * samples, dtype=torch.float32)
 
@@ -102,7 +106,8 @@ def roi_reading(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tens
 
 @roi_reading.register_fake
 def _(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor]:
-    entries = 3 * anchors.shape[0] * anchors.shape[1] * max(bins, 2 * T)  # both ends' quarters read half as many again
+    # two taps a sample; both ends' quarters together read at most half as many again
+    entries = 3 * anchors.shape[0] * anchors.shape[1] * _most_samples(T, bins)
     index = anchors.new_empty(entries, dtype=torch.int32)
     return index, torch.empty_like(index), anchors.new_empty(entries, dtype=torch.float32)
 
@@ -112,7 +117,7 @@ def _chunks(x: Tensor, outputs: int, K: int) -> tuple[int, int]:
     kind = "cpu" if x.device.type == "cpu" else "cuda"
     count = _CHUNK_ANCHORS[kind]
     videos = _CHUNK_BYTES[kind] // (x.shape[1] * outputs * x.element_size())
-    return (1 if K > count else max(1, min(videos, count // max(K, 1)))), count
+    return (1 if count < K else max(1, min(videos, count // max(K, 1)))), count
 
 
 class _RoILinear(torch.autograd.Function):
@@ -153,7 +158,7 @@ class _RoILinear(torch.autograd.Function):
         for v in range(0, B, videos):
             columns = x[v : v + videos].reshape(-1, C)
             grad_columns = None
-            for k in range(0, K, count):
+            for k in range(0, max(K, 1), count):
                 part = anchors[v : v + videos, k : k + count]
                 n = part.shape[0] * part.shape[1]
                 rows = slice(v * K + k, v * K + k + n)
