@@ -15,7 +15,9 @@ Floats = NDArray[np.float64]
 ACTION = "action"  # the one class of class-agnostic work
 TIES = "equal scores: file order; equal tIoU: the first ground truth in annotation order"
 MAX_AN = 100
-_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)  # hash multipliers (xxHash's primes)
+_ODD = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64
+)  # hash multipliers (xxHash's primes)
 AR_TIOU = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
@@ -102,8 +104,10 @@ def class_agnostic(annotations: Annotations) -> Annotations:
 def merge_labels(detections: Detections) -> Detections:
     """The same segments, all of the one class `action`; of the copies that several labels made of one, the best scored."""
     columns = [detections.video, *detections.segments_s.T]
-    # Sorting by one hash brings equal rows together ten times as fast as sorting by three columns; equality is then seen.
-    mixed = sum((np.ascontiguousarray(c + 0.0).view(np.uint64) * f for c, f in zip(columns, _ODD, strict=True)), np.uint64(0))
+    # Sorting by one hash brings equal rows together many times as fast as by three columns; equality is checked.
+    mixed = sum(
+        (np.ascontiguousarray(c + 0.0).view(np.uint64) * f for c, f in zip(columns, _ODD, strict=True)), np.uint64(0)
+    )
     order = np.argsort(mixed, kind="stable")
     fresh = np.ones(len(order), np.bool_)
     fresh[1:] = np.logical_or.reduce([np.diff(column[order]) != 0 for column in columns])
@@ -237,6 +241,7 @@ def evaluate(
         "profile": profile,
         **asdict(rules),
         "ties": TIES,
+        "proposals": "labels ignored, copies of a segment merged",
         "tiou": used.tolist(),
         "subset": subset,
         "annotations_sha256": annotations.sha256,

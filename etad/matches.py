@@ -5,6 +5,7 @@ Source: METHOD 11; the rules are those of the official ActivityNet evaluator, wi
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ def average_precision(
     if truths is None:
         truths = np.ones(len(matches.truth_video)) if each is None else each[matches.truth_video]
     c, t, p = len(matches.classes), len(matches.tiou), len(matches.hit_row)
-    positives = np.bincount(matches.truth_class, truths, c)
+    positives: Floats = np.bincount(matches.truth_class, truths, c).astype(np.float64)
     seen = np.arange(len(matches.video) + 1.0) if rows is None else np.concatenate([[0.0], np.cumsum(rows)])
     weight = np.ones(p) if rows is None else rows[matches.hit_row]
     label = matches.truth_class[matches.hit_truth]
@@ -122,7 +123,8 @@ def average_precision(
     envelope[group, place] = precision
     np.maximum.accumulate(envelope, axis=1, out=envelope)
     area = np.bincount(group, weight * envelope[group, place], t * c).reshape(t, c)
-    return np.divide(area, positives, out=np.zeros((t, c)), where=positives > 0).T, positives
+    ap: Floats = np.divide(area, positives, out=np.zeros((t, c)), where=positives > 0).T
+    return ap, positives
 
 
 def mean_average_precision(matches: Matches, videos: Floats | None = None) -> Floats:
@@ -136,15 +138,17 @@ def mean_average_precision(matches: Matches, videos: Floats | None = None) -> Fl
 
 def write_matches(path: Path, matches: Matches) -> None:
     with replacing(path, "wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(matches).items()})
+        columns: dict[str, Any] = {name: np.asarray(value) for name, value in vars(matches).items()}
+        np.savez_compressed(file, **columns)
 
 
 def read_matches(path: Path) -> Matches:
     """Raises MatchesError where the file is missing, cut off or holds something else."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in Matches.__dataclass_fields__}
+            columns: dict[str, Any] = {name: file[name] for name in Matches.__dataclass_fields__}
     except Exception as error:  # numpy and zipfile raise many kinds on a broken archive
         raise MatchesError(f"{path}: not a file of matches ({error}); evaluate again") from None
-    texts = {name: tuple(columns.pop(name).tolist()) for name in ("ids", "classes")}
-    return Matches(**texts, **columns)
+    for name in ("ids", "classes"):
+        columns[name] = tuple(columns[name].tolist())
+    return Matches(**columns)

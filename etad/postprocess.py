@@ -43,7 +43,9 @@ def keep(segments: Floats, start: NDArray[np.bool_], end: NDArray[np.bool_]) -> 
     return start[snippets[:, 0]] & end[snippets[:, 1]]
 
 
-def soft_nms(segments: Floats, scores: Floats, *, sigma: float, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def soft_nms(
+    segments: Floats, scores: Floats, *, sigma: float, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices of the `count` best of segments [K, 2] by Gaussian soft-NMS, best first, and their decayed scores.
 
     Each pick multiplies the others that overlap it by exp(-tIoU^2 / sigma). No minimum score; on equal scores the first
@@ -72,7 +74,10 @@ def soft_nms(segments: Floats, scores: Floats, *, sigma: float, count: int) -> t
 
 
 def label(
-    segments_s: NDArray[np.float64], scores: NDArray[np.float64], duration_s: float, classes: Sequence[tuple[int, float]] | None
+    segments_s: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    duration_s: float,
+    classes: Sequence[tuple[int, float]] | None,
 ) -> Found:
     """Segments [K, 2] in seconds, clipped to the video and labelled with each of `classes` (index, score), score multiplied.
 

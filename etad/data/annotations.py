@@ -54,8 +54,10 @@ class Annotations:
         return [video for video in self.videos.values() if video.subset == name]
 
 
-def read_annotations(path: str | Path) -> Annotations:
-    """Ground truth, strictly checked; the flaws of real files are mended as POLICIES states, and counted.
+def read_annotations(path: str | Path, *, mend: bool = True) -> Annotations:
+    """Ground truth, strictly checked; the flaws of real files are counted, and mended as POLICIES states.
+
+    Without `mend` segments stay as written, those of no length too: what the official evaluator counts.
 
     Raises DataError, naming file and video, where the file is broken: bad JSON, a key missing or given twice, a value
     of the wrong type, a number that is not finite, a duration that is not positive.
@@ -69,7 +71,7 @@ def read_annotations(path: str | Path) -> Annotations:
     id = ""
     try:
         for id, entry in database.items():
-            found[id] = _video(id, entry, flaws)
+            found[id] = _video(id, entry, flaws, mend)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: video {id!r}: {what}; mend or remove this entry") from None
@@ -85,10 +87,13 @@ def read_annotations(path: str | Path) -> Annotations:
         )
         for id, (subset, duration_s, segments, labels) in found.items()
     }
-    return Annotations(videos, classes, dict(flaws), dict(POLICIES), sha256)
+    policies = POLICIES if mend else dict.fromkeys(POLICIES, "kept as written")
+    return Annotations(videos, classes, dict(flaws), dict(policies), sha256)
 
 
-def _video(id: str, entry: Any, flaws: Counter[str]) -> tuple[str, float, list[tuple[float, float]], list[str]]:
+def _video(
+    id: str, entry: Any, flaws: Counter[str], mend: bool
+) -> tuple[str, float, list[tuple[float, float]], list[str]]:
     text(id, "id")
     if not isinstance(entry, dict):
         raise TypeError("its entry is not an object")
@@ -106,6 +111,9 @@ def _video(id: str, entry: Any, flaws: Counter[str]) -> tuple[str, float, list[t
         if not isinstance(segment, list) or len(segment) != 2:
             raise TypeError(f"segment {segment!r} is not a pair [start, end]")
         start, end = number(segment[0], "start"), number(segment[1], "end")
+        if not mend:
+            segments.append((start, end))
+            labels.append(label)
         if end <= start:
             flaws["zero_or_negative_length"] += 1
             continue
@@ -116,9 +124,9 @@ def _video(id: str, entry: Any, flaws: Counter[str]) -> tuple[str, float, list[t
         start, end = max(start, 0.0), min(end, duration_s)
         if end <= start:
             flaws["outside_video"] += 1
-            continue
-        segments.append((start, end))
-        labels.append(label)
+        elif mend:
+            segments.append((start, end))
+            labels.append(label)
     flaws["without_segments"] += not segments
     return subset, duration_s, segments, labels
 
