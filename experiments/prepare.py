@@ -13,7 +13,8 @@ from etad.data.annotations import read_annotations
 from etad.data.features import FeatureSource
 from etad.data.packed import Contents, open_packed
 from etad.data.packing import write_packed
-from etad.data.sources import RowMaker, plan_rows, window_rule, with_features
+from etad.data.sources import plan_rows, window_rule, with_features
+from etad.data.windows import RowMaker
 from etad.record import replacing
 from etad.spec import DataSpec, parse_spec
 from experiments.command import Failure, console, main, parser

@@ -201,7 +201,7 @@ def test_entries_refuse_unknown_arguments(data: Path) -> None:
 
 SLOWLY = """
 import sys, time
-from etad.data.sources import RowMaker
+from etad.data.windows import RowMaker
 from experiments.prepare import run
 make = RowMaker.__call__
 RowMaker.__call__ = lambda self, id: (time.sleep(0.2), make(self, id))[1]

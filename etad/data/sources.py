@@ -2,11 +2,10 @@
 
 import hashlib
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etad.data.annotations import Annotations, DataError, Video, read_annotations
 from etad.data.classifier import check_labels, read_classifier
@@ -14,7 +13,7 @@ from etad.data.features import FeatureSource
 from etad.data.packed import PackedFeatures, WindowRule, open_packed
 from etad.data.packing import Planned
 from etad.data.samples import Corpus, Samples
-from etad.data.windows import make_rows, row_spans
+from etad.data.windows import RowMaker, row_spans
 from etad.registry import DATASETS
 from etad.spec import DataSpec, WindowSpec
 
@@ -63,18 +62,6 @@ def raw_features(
         made = np.concatenate([maker(item.id) for item in planned])
         rows[name] = Samples(ids, np.concatenate([item.span_s for item in planned]), made)
     return _corpus(truth, rows, {"features": source.description}, annotations, classifier, mark)
-
-
-@dataclass(frozen=True)
-class RowMaker:
-    """A video's rows [W, T, C] from its raw features. Raises DataError."""
-
-    source: FeatureSource
-    tscale: int
-    windows: WindowSpec | None
-
-    def __call__(self, id: str) -> NDArray[np.float16]:
-        return make_rows(self.source.read(id), self.tscale, self.windows)
 
 
 def plan_rows(videos: Sequence[Video], maker: RowMaker) -> tuple[list[Planned], int]:

@@ -1,9 +1,11 @@
 """Rows of T columns: a video's features resized whole, or cut into sliding windows; seconds to fractions and back."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from etad.data.features import resize
+from etad.data.features import FeatureSource, resize
 from etad.spec import WindowSpec
 
 
@@ -32,6 +34,18 @@ def make_rows(features: NDArray[np.float16], tscale: int, windows: WindowSpec | 
     t = len(features)
     padded = np.pad(features, ((0, max(0, tscale - t)), (0, 0)))
     return np.take(padded, window_starts(t, tscale, windows.overlap)[:, None] + np.arange(tscale), axis=0)
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """A video's rows [W, T, C] from its raw features. Raises DataError."""
+
+    source: FeatureSource
+    tscale: int
+    windows: WindowSpec | None
+
+    def __call__(self, id: str) -> NDArray[np.float16]:
+        return make_rows(self.source.read(id), self.tscale, self.windows)
 
 
 def to_fractions(segments_s: NDArray[np.float64], span_s: NDArray[np.float64]) -> NDArray[np.float64]:
