@@ -1,0 +1,221 @@
+"""RoIAlign: against the released kernel's arrays and against loops written from METHOD 5.2."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from etad import roi
+from etad.roi import roi_align, roi_linear, roi_taps
+
+
+def slow_roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Tensor:
+    """One sample at a time, in Python's floats. Anchors are exact in float32, so both sides see the same numbers."""
+    B, C, T = features.shape
+    pooled = torch.zeros(B, anchors.shape[1], C, bins, dtype=torch.float64)
+    for b in range(B):
+        for k, (start, end) in enumerate(anchors[b].tolist()):
+            low = (start - extend * (end - start)) * T
+            high = (end + extend * (end - start)) * T
+            length = max(high - low, 1.0)
+            samples = math.ceil(length / bins)
+            for r in range(bins):
+                for j in range(samples):
+                    x = low + length / bins * (r + (j + 0.5) / samples)
+                    if -1.0 <= x <= T:
+                        x = min(max(x, 0.0), T - 1.0)
+                        left = math.floor(x)
+                        right = min(left + 1, T - 1)
+                        value = features[b, :, left] * (1 - x + left) + features[b, :, right] * (x - left)
+                        pooled[b, k, :, r] += value / samples
+    return pooled
+
+
+def test_pooled_rois_are_the_released_ones(parity: Path) -> None:
+    z = np.load(parity / "roi_align.npz", allow_pickle=False)
+    features, anchors = torch.tensor(z["features"]), torch.tensor(z["anchors"])
+    bins, extend = int(z["roi_size"]), float(z["extend_ratio"])
+    ours = roi_align(features, anchors, bins, extend)
+    assert ours.shape == (2, 48, 8, bins)
+    torch.testing.assert_close(ours.flatten(0, 1), torch.tensor(z["pooled"]), rtol=0, atol=4e-5)
+
+
+# Multiples of 1/64 keep every coordinate exact, so that no sample falls on the other side of an edge by rounding.
+COORDINATE = st.integers(-160, 224).map(lambda n: n / 64)
+
+
+@st.composite
+def anchor_lists(draw: st.DrawFn) -> Tensor:
+    """Ordinary, degenerate, inverted, outside and huge anchors."""
+    some = draw(st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=6))
+    return torch.tensor(some)[None]
+
+
+@given(
+    anchor_lists(), st.sampled_from([4, 8, 24]), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([1, 2, 16, 32])
+)
+@settings(max_examples=60, deadline=None)
+def test_equals_loops_on_any_anchor(anchors: Tensor, bins: int, extend: float, tscale: int) -> None:
+    features = torch.randn(1, 3, tscale, generator=torch.Generator().manual_seed(tscale), dtype=torch.float64)
+    want = slow_roi_align(features, anchors, bins, extend)
+    torch.testing.assert_close(roi_align(features, anchors, bins, extend), want, rtol=0, atol=1e-3)
+
+
+def test_equals_loops_inside_the_video() -> None:
+    features = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cells = torch.randint(0, 65, (3, 40, 2), generator=torch.Generator().manual_seed(1))
+    anchors = cells.sort(-1).values / 64
+    torch.testing.assert_close(
+        roi_align(features, anchors, 16, 0.5), slow_roi_align(features, anchors, 16, 0.5), rtol=0, atol=2e-5
+    )
+
+
+def test_whole_video_without_extension_is_itself() -> None:
+    """T bins of one column each read midway between two columns; the last reads the last column."""
+    x = torch.randn(1, 2, 8)
+    want = torch.cat(((x[..., 1:] + x[..., :-1]) / 2, x[..., -1:]), -1)
+    torch.testing.assert_close(roi_align(x, torch.tensor([[[0.0, 1.0]]]), 8, 0.0)[:, 0], want)
+
+
+def test_edges_as_the_method_states() -> None:
+    x = torch.arange(1.0, 9.0).view(1, 1, 8)
+    lone = [[-0.5, -0.25], [-0.125, 0.0], [1.0, 1.125], [1.25, 1.5], [0.5, 0.5], [0.75, 0.25]]
+    pooled = roi_align(x, torch.tensor([lone]), 4, 0.0)[0, :, 0]
+    assert pooled[0].tolist() == [0, 0, 0, 0]  # before -1
+    assert pooled[1].tolist() == [1, 1, 1, 1]  # in [-1, 0]: column 0
+    assert pooled[2].tolist() == [0, 0, 0, 0]  # past T
+    assert pooled[3].tolist() == [0, 0, 0, 0]
+    for degenerate, start in ((4, 4), (5, 6)):  # one snippet long, from its start
+        assert pooled[degenerate].tolist() == [1 + start + (r + 0.5) / 4 if start < 7 else 8 for r in range(4)]
+
+
+def test_taps_are_ordered_and_inside() -> None:
+    anchors = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * 3 - 1
+    owner, bin, column, weight = roi_taps(anchors, 32, 8, 0.5)
+    assert owner.dtype == bin.dtype == column.dtype == torch.int32
+    assert weight.dtype == torch.float32
+    order = owner.long() * 8 + bin
+    assert (order[1:] >= order[:-1]).all()
+    assert 0 <= int(column.min()) <= int(column.max()) <= 31
+    assert 0 <= int(bin.min()) <= int(bin.max()) <= 7
+    totals = torch.zeros(400).index_add_(0, order, weight)
+    assert totals.max() <= 1 + 1e-5  # a bin is a mean, of samples outside as zeros
+
+
+# --- linear layers over RoIs
+
+
+def sizes(K: int = 7, B: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    bins, C, T, O = 8, 5, 16, 6
+    x = torch.randn(B, T, C, generator=generator, dtype=dtype)
+    ends = torch.rand(B, K, 2, generator=generator)
+    anchors = ends if K < 2 else torch.cat((ends[:, :-1].sort(-1).values, ends[:, -1:] * 3 - 1), 1)
+    weight = torch.randn(C, bins * 3 // 2, O, generator=generator, dtype=dtype)
+    return x, anchors, weight, torch.randn(3, O, generator=generator, dtype=dtype)
+
+
+def plain_roi_linear(x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float) -> Tensor:
+    """RoIs first, then three ordinary linear layers."""
+    pooled = roi_align(x.transpose(1, 2), anchors, bins, extend).flatten(0, 1)  # [B * K, C, R]
+    quarter = bins // 4
+    parts = (pooled, pooled[..., :quarter], pooled[..., -quarter:])
+    layers = weight.split((bins, quarter, quarter), 1)
+    products = [torch.einsum("ncr,cro->no", p, w) for p, w in zip(parts, layers, strict=True)]
+    return (torch.stack(products) + bias.unsqueeze(1)).relu()
+
+
+def both(*given: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+    """Output and gradients (x, weight, bias) of the product at once and of the plain one."""
+    made = []
+    for function in (roi_linear, plain_roi_linear):
+        if function is plain_roi_linear and given[0].dtype != given[2].dtype:
+            break  # einsum mixes no types
+        x, anchors, weight, bias = (g.clone() for g in given)
+        learned = [g.requires_grad_() for g in (x, weight, bias)]
+        out = function(x, anchors, weight, bias, 8, 0.5)
+        factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
+        made.append((out.detach(), list(torch.autograd.grad((out * factors).sum(), learned))))
+    return made
+
+
+def same(first: tuple[Tensor, list[Tensor]], second: tuple[Tensor, list[Tensor]], atol: float) -> None:
+    torch.testing.assert_close(first[0], second[0], rtol=atol, atol=atol)
+    for a, b in zip(first[1], second[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=atol, atol=atol)
+
+
+def test_product_equals_rois_then_layers() -> None:
+    ours, plain = both(*sizes())
+    assert ours[0].shape == (3, 21, 6)
+    same(ours, plain, 1e-9)
+
+
+def test_gradients_are_numerically_right() -> None:
+    x, anchors, weight, bias = sizes(K=4, B=2)
+    learned = [g.requires_grad_() for g in (x, weight, bias)]
+    assert torch.autograd.gradcheck(lambda x, w, b: roi_linear(x, anchors, w, b, 8, 0.5), learned, fast_mode=True)
+
+
+@pytest.mark.parametrize("anchors", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("videos", [0, 1, 2, 100])
+def test_every_chunking_gives_the_same(monkeypatch: pytest.MonkeyPatch, videos: int, anchors: int) -> None:
+    given = sizes(B=5)
+    whole = both(*given)[0]
+    columns = 16 * 12 * 6 * 8  # bytes of one video's projected columns in float64
+    monkeypatch.setattr(roi, "_CHUNK_BYTES", {"cpu": videos * columns, "cuda": videos * columns})
+    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", {"cpu": anchors, "cuda": anchors})
+    same(both(*given)[0], whole, 1e-9)
+
+
+def test_many_anchors_of_many_videos_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anchors enough for two videos a chunk, of five."""
+    given = sizes(B=5)
+    whole = both(*given)[0]
+    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", {"cpu": 15, "cuda": 15})
+    same(both(*given)[0], whole, 1e-9)
+
+
+def test_bfloat16_is_near() -> None:
+    x, anchors, weight, bias = sizes(dtype=torch.float32)
+    exact, rough = both(x, anchors, weight, bias)[1], both(x.bfloat16(), anchors, weight, bias)[0]
+    assert rough[0].dtype == torch.bfloat16
+    assert [g.dtype for g in rough[1]] == [torch.bfloat16, torch.float32, torch.float32]
+    for a, b in zip((rough[0], *rough[1]), (exact[0], *exact[1]), strict=True):
+        assert (a.float() - b).norm() < 0.03 * b.norm()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30])
+@pytest.mark.parametrize("place", [0, 1])
+def test_runaway_anchors_neither_crash_nor_cost(bad: float, place: int) -> None:
+    """A diverging detector must reach the check of its loss; other anchors keep their results."""
+    x, anchors, weight, bias = sizes()
+    want = roi_linear(x, anchors, weight, bias, 8, 0.5).view(3, 3, 7, 6)
+    broken = anchors.clone()
+    broken[1, 2, place] = bad
+    assert len(roi_taps(broken.view(-1, 2), 16, 8, 0.5)[0]) < 100_000
+    made = roi_linear(x.requires_grad_(), broken, weight, bias, 8, 0.5).view(3, 3, 7, 6)
+    made.sum().backward()
+    others = torch.ones(3, 7, dtype=torch.bool)
+    others[1, 2] = False
+    torch.testing.assert_close(made[:, others], want[:, others])
+
+
+def test_anchors_far_outside_read_nothing() -> None:
+    x, _, weight, bias = sizes()
+    anchors = torch.tensor([[5.0, 6.0], [-9.0, -7.0]]).expand(3, 2, 2)
+    want = bias.relu().unsqueeze(1).expand(3, 6, 6)
+    torch.testing.assert_close(roi_linear(x, anchors, weight, bias, 8, 0.5), want)
+
+
+def test_no_anchors() -> None:
+    x, anchors, weight, bias = sizes()
+    ours, plain = both(x, anchors[:, :0], weight, bias)
+    assert ours[0].shape == (3, 0, 6)
+    same(ours, plain, 0.0)
+    assert not any(g.any() for g in ours[1])
