@@ -63,15 +63,21 @@ def _grid_mask(tscale: int, dscale: int, ratio: float) -> Tensor:
     step = math.sqrt(1.0 / ratio)
     picks = [round(1 + k * step) for k in range(math.ceil((max(tscale, dscale) - 1) / step))]
     mask = torch.zeros(dscale, tscale, dtype=torch.bool)
-    d, i = (torch.tensor([p for p in picks if p < limit]) for limit in (dscale, tscale))
+    d, i = (torch.tensor([p for p in picks if p < limit], dtype=torch.long) for limit in (dscale, tscale))
     mask[d.unsqueeze(1), i] = True
     return mask
 
 
 @SAMPLERS.register_module(name="grid")
 def grid(draw: Draw) -> Tensor:
-    """A lattice over starts and durations, the same for every video. Its count is its own: 496 for 6 % of T = 128."""
-    picks = draw.map.where(_grid_mask(draw.map.tscale, draw.map.dscale, draw.ratio).to(draw.map.cells.device))
+    """A lattice over starts and durations, the same for every video. Its count is its own: 496 for 6 % of T = 128.
+
+    Raises ValueError where it has no valid anchor.
+    """
+    T, D = draw.map.tscale, draw.map.dscale
+    picks = draw.map.where(_grid_mask(T, D, draw.ratio).to(draw.map.cells.device))
+    if not len(picks):
+        raise ValueError(f"proposals.sampler grid: no anchor of a map of {D} x {T} lies on the grid; use random")
     return picks.expand(len(draw.features), -1)
 
 
@@ -81,7 +87,7 @@ def _block(draw: Draw, clip: bool) -> Tensor:
     if not clip and 2 * side > min(T, D):
         raise ValueError(
             f"proposals.sampler block: a square of side {side} fits no map of {D} x {T}; lower proposals.ratio below "
-            f"{(min(T, D) // 2 + 1) ** 2 / len(draw.map.anchors):.3f} or use block-clipped"
+            f"{math.floor(1e3 * (min(T, D) // 2 + 1) ** 2 / len(draw.map.anchors)) / 1e3} or use block-clipped"
         )
     u = draw.uniform(2)
     x = (u[:, 0] * (max(D - 2 * side, 0) + 1)).floor().long()
@@ -95,13 +101,13 @@ def _block(draw: Draw, clip: bool) -> Tensor:
 
 @SAMPLERS.register_module(name="block")
 def block(draw: Draw) -> Tensor:
-    """One square of durations by starts, placed at random: 484 anchors for 6 % of T = 128. Raises ValueError where none fits."""
+    """One square of durations by starts, placed at random: 484 for 6 % of T = 128. Raises ValueError where none fits."""
     return _block(draw, clip=False)
 
 
 @SAMPLERS.register_module(name="block-clipped")
 def block_clipped(draw: Draw) -> Tensor:
-    """`block` for any ratio: cells of the square outside the valid triangle are replaced by its nearest valid ones. Ours."""
+    """`block` for any ratio: cells of the square outside the valid triangle repeat its valid ones in turn. Ours."""
     picks = _block(draw, clip=True)
     order = torch.arange(picks.shape[1], device=picks.device)
     valid = picks >= 0
