@@ -52,6 +52,8 @@ def log_spread(parts: Sequence[Floats]) -> float:
 def correlation(values: Floats, groups: NDArray[np.int64]) -> float:
     """Correlation of normal values [n] with their group's effect: root of the share of variance between groups."""
     counts = np.bincount(groups)
+    if len(values) <= (counts > 0).sum():
+        return 0.0
     means = np.bincount(groups, values) / np.maximum(counts, 1)
     within = ((values - means[groups]) ** 2).sum() / (len(values) - (counts > 0).sum())
     return float(np.sqrt(max(0.0, 1.0 - within / values.var(ddof=1))))
@@ -61,6 +63,8 @@ def probit_correlation(hits: NDArray[np.bool_], groups: NDArray[np.int64]) -> fl
     """The same for a latent normal of which only the sign against a threshold is seen."""
     counts = np.bincount(groups)
     shares = np.bincount(groups, hits) / counts
+    if not 0 < hits.mean() < 1:
+        return 0.0
     variance = shares.var() - (shares * (1 - shares) / np.maximum(counts - 1, 1)).mean()
     z, threshold = norm.ppf((np.arange(400) + 0.5) / 400), norm.ppf(hits.mean())
 

@@ -63,6 +63,11 @@ class SyntheticModel(BaseModel):
     right_score: Range = Field((3.8, 0.19), description="Beta parameters of its best score where right")
     wrong_score: Range = Field((1.75, 0.72), description="the same where wrong")
 
+    def scale(self, channels: int) -> float:
+        """Factor on everything that gives C channels about unit variance."""
+        energy = self.background**2 + self.shot**2 + 0.5 * (self.shared**2 + self.own**2)
+        return float(1 / np.sqrt(self.noise**2 + energy / channels))
+
 
 SYNTHETIC_1 = SyntheticModel()
 
@@ -238,8 +243,7 @@ class Scene:
             fresh = np.float32(np.sqrt(1 - model.correlation**2))
             noise[1:] *= fresh
             noise = lfilter(np.ones(1, np.float32), np.array([1, -model.correlation], np.float32), noise, axis=0)
-        energy = model.background**2 + model.shot**2 + 0.5 * (model.shared**2 + model.own**2)
-        scale = 1 / np.sqrt(model.noise**2 + energy / out.shape[1])
+        scale = model.scale(out.shape[1])
         noise *= np.float32(model.noise * scale)
         out *= np.float32(scale)
         out += noise
