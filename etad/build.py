@@ -1,5 +1,6 @@
 """Spec -> model, data, optimiser: the only reader of a spec inside etad."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -23,7 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def build_device(spec: Spec) -> torch.device:
     name = spec.runtime.device
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if name == "auto":  # torchrun numbers the processes of a machine
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def build_corpus(spec: Spec) -> Corpus:

@@ -26,8 +26,10 @@ def lookup(registry: Registry, entry: Entry, given: tuple[str, ...] = ()) -> Cal
         module, _, attribute = entry.name.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise SpecError(f"{registry.name} {entry.name}: {error}") from None
+        if not callable(found):
+            raise SpecError(f"{registry.name} {entry.name}: that is no function or class")
     else:
         registry.import_from_location()
         found = registry.get(entry.name)

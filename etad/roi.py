@@ -157,7 +157,7 @@ class _RoILinear(torch.autograd.Function):
         videos, count = _chunks(x, matrix.shape[1], K)
         for v in range(0, B, videos):
             columns = x[v : v + videos].reshape(-1, C)
-            grad_columns = None
+            grad_columns = x.new_zeros(0)
             for k in range(0, max(K, 1), count):
                 part = anchors[v : v + videos, k : k + count]
                 n = part.shape[0] * part.shape[1]
@@ -168,7 +168,7 @@ class _RoILinear(torch.autograd.Function):
                 row, order = torch.sort(row, stable=True)
                 total = _bags(row, len(columns) * matrix.shape[1] // O)
                 read = _gather(g.view(-1, O), bag[order], total, w[order])
-                grad_columns = read if grad_columns is None else grad_columns.add_(read)
+                grad_columns = grad_columns.add_(read) if k else read
             grad_columns = grad_columns.view(len(columns), -1)
             torch.mm(grad_columns, matrix.t(), out=grad_x[v : v + videos].view(-1, C))
             if x.dtype == weight.dtype:

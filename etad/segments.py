@@ -29,7 +29,10 @@ def encode(anchors: Tensor, segments: Tensor) -> Tensor:
 
 
 def refine(anchors: Tensor, offsets: Tensor) -> Tensor:
-    """Anchors [..., 2] moved by offsets [..., 4 or more] and not clipped: the mean of both parametrisations. Source: METHOD 5."""
+    """Anchors [..., 2] moved by offsets [..., 4 or more] not clipped: the mean of both parametrisations.
+
+    Source: METHOD 5.
+    """
     start, end = anchors.unbind(-1)
     length, centre = end - start, (start + end) / 2
     by_ends = torch.stack((start + length * offsets[..., 0], end + length * offsets[..., 1]), -1)

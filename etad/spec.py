@@ -199,6 +199,10 @@ TRAINED = ("data", "model", "roi", "cascade", "proposals", "loss", "training")
 TESTED = (*TRAINED, "inference", "evaluation")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that _Loader would read as numbers."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-3 as a number (YAML 1.1 reads a string) and refuses a key given twice."""
 
@@ -210,9 +214,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -228,8 +233,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = merge(old, value) if both and value.get("name", old.get("name")) == old.get("name") else value
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and ("name" not in old or value.get("name", old["name"]) == old["name"])
+        ):
+            value = merge(old, value)
+        out[key] = value
     return out
 
 
@@ -246,8 +256,11 @@ def read_tree(path: str | Path, _chain: tuple[Path, ...] = ()) -> dict[str, Any]
     if not isinstance(tree, dict):
         raise SpecError(f"{path}: a spec is a mapping of sections, not {type(tree).__name__}")
     bases = tree.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise SpecError(f"{path}: _base_ is a file's path or a list of them, not {bases!r}")
     out: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         out = merge(out, read_tree(path.parent / base, (*_chain, path)))
     return merge(out, tree)
 
@@ -299,7 +312,8 @@ def _refuse_unknown(model: type[Frozen], tree: Mapping[str, Any], where: str, pa
 
 def parse_spec(tree: Mapping[str, Any], where: str = "spec") -> Spec:
     """A tree of plain values, differences from the defaults only, as a Spec; strict types. Raises SpecError."""
-    tree = merge(Spec().model_dump(mode="json"), tree) if _refuse_unknown(Spec, tree, where) is None else {}
+    _refuse_unknown(Spec, tree, where)
+    tree = merge(Spec().model_dump(mode="json"), tree)
     try:
         return Spec.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
@@ -316,7 +330,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
 
 def spec_text(spec: Spec) -> str:
     """The resolved spec as YAML that `read_spec` reads back to an equal Spec."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(spec.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(spec: Spec, base: Spec | None = None) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The main job: train, detect, evaluate, measure at the paper's size, and render the report."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import torch
 from etad import build, measure
 from etad.record import Figure, Record, write_record
 from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_tree
-from experiments.command import Failure, console, main, parser
-from experiments.run import bar, run_folder, run_spec
+from experiments.command import Misuse, main, parser
+from experiments.run import bar, run_folder, run_spec, say
 from reports.render import render_run
 
 SPECS = Path(__file__).parent / "specs"
@@ -42,7 +44,7 @@ def paper_figures(device: torch.device, steps: int) -> list[Figure]:
             data, videos = spec.data, spec.training.batch
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
             traced = measure.trace_step(
-                lambda spec=spec: _make(spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
+                partial(_make, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
             advance(2 * n + 1, 4, f"traced {precision}")
             batch = measure.made_up_batch(videos, data.tscale, data.channels, device)
@@ -81,12 +83,12 @@ def paper_figures(device: torch.device, steps: int) -> list[Figure]:
 
 
 def chosen_spec(args: argparse.Namespace) -> Spec:
-    """The preset, on the user's ActivityNet where given. Raises Failure where files that belong together are missing."""
+    """The preset, on the user's ActivityNet where given. Raises Misuse where files that belong together are missing."""
     preset = args.preset or ("paper" if args.features else "laptop")
     tree = read_tree(SPECS / f"{preset}.yaml")
     if args.features:
         if not args.annotations:
-            raise Failure("--features needs --annotations, the ground truth in the ActivityNet layout")
+            raise Misuse("--features needs --annotations, the ground truth in the ActivityNet layout")
         given: dict[str, Any] = {"mark": "anet", "features": str(args.features), "annotations": str(args.annotations)}
         if args.classifier:
             given["classifier"] = str(args.classifier)
@@ -98,22 +100,22 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
         if args.blocked:
             tree = merge(tree, {"evaluation": {"blocked": args.blocked}})
     elif args.annotations or args.classifier or args.blocked:
-        raise Failure("--annotations, --classifier and --blocked go with --features DIR")
+        raise Misuse("--annotations, --classifier and --blocked go with --features DIR")
     return parse_spec(merge(tree, parse_overrides([f"training.seed={args.seed}", *args.set])), f"preset {preset}")
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     spec = chosen_spec(args)
     folder = run_folder(spec, Path("runs"))
-    console.print(f"run: {folder}", highlight=False)
-    words = "nox -s reproduce_anet" + (f" -- {' '.join(args.typed)}" if args.typed else "")
+    say(f"run: {folder}")
+    words = "nox -s reproduce_anet" + (f" -- {shlex.join(args.typed)}" if args.typed else "")
     record: Record = run_spec(spec, folder, words)
     if record.figure("paper_peak_memory_float32") is None:
         added = paper_figures(build.build_device(spec), steps=1 if args.preset == "smoke" else 3)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
     pages = render_run([folder], args.out)
-    return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages]}
+    return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages[:2]]}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from etad import build, engine, measure
 from etad.data.annotations import Annotations, read_blocked
 from etad.data.samples import Corpus, Samples
 from etad.detections import Detections, write_detections
-from etad.evaluate import class_agnostic, evaluate
+from etad.evaluate import Evaluation, class_agnostic, evaluate
 from etad.postprocess import Scored, collect, postprocess_video
 from etad.record import DataSummary, Figure, Record, RecordError, read_record, replacing, write_json, write_record
 from etad.spec import TESTED, TRAINED, Spec, read_spec, spec_text
-from experiments.command import console, main, parser
+from experiments.command import Failure, console, main, parser
 
+log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)
+log.propagate = False
 EXAMPLES = 6  # videos kept for timelines
 Advance = Callable[[int, int, str], None]  # done, of how many, what is new
 
@@ -46,6 +50,25 @@ def run_folder(spec: Spec, root: Path) -> Path:
 
 
 @contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """What is said meanwhile goes into this file too, behind what an interrupted run said."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def say(text: str) -> None:
+    """A line on standard error and in the log."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    log.info(text)
+
+
+@contextmanager
 def bar(what: str) -> Iterator[Advance]:
     """A progress bar on standard error; plain lines, one each tenth, where that is no terminal."""
     if not console.is_terminal:
@@ -55,7 +78,7 @@ def bar(what: str) -> Iterator[Advance]:
             tenth = 10 * done // max(total, 1)
             if tenth != said[0]:
                 said[0] = tenth
-                console.print(f"{what}: {done}/{total} {news}", highlight=False, soft_wrap=True)
+                console.print(f"{what}: {done}/{total} {news}".rstrip(), highlight=False, soft_wrap=True)
 
         yield line
         return
@@ -80,7 +103,16 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
     model = build.build_training(spec, detector, rows.ids).to(device)
     optimizer = build.build_optimizer(spec, model)
     training, runtime = spec.training, spec.runtime
+    if (folder / engine.CHECKPOINT).exists():
+        say(f"going on from {folder / engine.CHECKPOINT}")
     with bar("training") as advance:
+
+        def progress(step: int, steps: int, losses: dict[str, float]) -> None:
+            advance(step, steps, f"loss {losses['total']:.3f}")
+            if step * training.epochs % steps == 0:
+                parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                log.info(f"epoch {step * training.epochs // steps} of {training.epochs}: {parts}")
+
         engine.train(
             model,
             rows,
@@ -98,9 +130,9 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
             log_every=runtime.log_every,
             loggers=runtime.loggers,
             meta={"spec": spec_text(spec), "classes": list(corpus.annotations.classes), "mark": corpus.mark},
-            progress=lambda step, steps, losses: advance(step, steps, f"loss {losses['total']:.3f}"),
+            progress=progress,
         )
-    return detector, model.drawn
+    return detector, int(model.drawn)
 
 
 def classes_of(corpus: Corpus, annotations: Annotations, id: str, top: int) -> list[tuple[int, float]] | None:
@@ -116,7 +148,8 @@ def detect(
     """Detections of the test subset, and a few videos in full for timelines."""
     samples: Samples = corpus.subsets[spec.data.test_subset]
     ids = tuple(dict.fromkeys(samples.ids))
-    inference, found, examples = spec.inference, [], []
+    inference, found = spec.inference, []
+    examples: list[dict[str, Any]] = []
     with bar("detecting") as advance:
         rows = engine.predict(
             detector,
@@ -174,45 +207,35 @@ def _example(annotations: Annotations, id: str, found: Any, scored: list[Scored]
     }
 
 
+def _accuracy(tiou: Sequence[float], judged: Evaluation, mark: str, suffix: str = "") -> list[Figure]:
+    values = {f"mAP@{t:.2f}": float(v) for t, v in zip(tiou, judged.mAP, strict=True)}
+    values["average_mAP"] = judged.average_mAP
+    return [
+        Figure(name=f"{name}{suffix}", value=100 * value, unit="%", evidence="measured", data=mark)
+        for name, value in values.items()
+    ]
+
+
 def evaluation_figures(
     spec: Spec, corpus: Corpus, annotations: Annotations, detections: Detections
 ) -> tuple[list[Figure], dict[str, Any], dict[str, Any]]:
-    """Figures, protocol and details (per-class AP) of detections."""
-    wanted = spec.evaluation
+    """Figures, protocol and details (per-class AP) of detections; made-up data's floor and ceiling beside them."""
+    wanted, mark = spec.evaluation, corpus.mark
     blocked, blocked_hash = read_blocked(wanted.blocked) if wanted.blocked else (frozenset(), None)
-    judged = evaluate(
+    judge = partial(
+        evaluate,
         annotations,
-        detections,
         tiou=wanted.tiou,
         subset=spec.data.test_subset,
         blocked=blocked,
         blocked_sha256=blocked_hash,
     )
-    figures = [
-        Figure(name=f"mAP@{t:.2f}", value=100 * float(v), unit="%", evidence="measured", data=corpus.mark)
-        for t, v in zip(wanted.tiou, judged.mAP, strict=True)
-    ]
-    figures.append(
-        Figure(name="average_mAP", value=100 * judged.average_mAP, unit="%", evidence="measured", data=corpus.mark)
-    )
-    figures += [
-        Figure(
-            name=f"AR@{an}", value=100 * float(judged.recall[an - 1]), unit="%", evidence="measured", data=corpus.mark
-        )
-        for an in wanted.proposals
-    ]
-    figures.append(Figure(name="AR_area", value=100 * judged.area, unit="%", evidence="measured", data=corpus.mark))
+    judged = judge(detections)
+    figures = _accuracy(wanted.tiou, judged, mark)
+    recall = {f"AR@{n}": float(judged.recall[n - 1]) for n in wanted.proposals} | {"AR_area": judged.area}
+    figures += [Figure(name=n, value=100 * v, unit="%", evidence="measured", data=mark) for n, v in recall.items()]
     for name, bound in corpus.bounds.items():
-        value = evaluate(annotations, bound, tiou=wanted.tiou, subset=spec.data.test_subset, blocked=blocked)
-        figures.append(
-            Figure(
-                name=f"average_mAP_{name}",
-                value=100 * value.average_mAP,
-                unit="%",
-                evidence="measured",
-                data=corpus.mark,
-            )
-        )
+        figures += _accuracy(wanted.tiou, judge(bound), mark, f"_{name}")
     details = {"ap": {c: ap.round(5).tolist() for c, ap in zip(judged.classes, judged.ap, strict=True)}}
     return figures, judged.protocol, details
 
@@ -248,13 +271,12 @@ def run_spec(spec: Spec, folder: Path, command: str = "") -> Record:
 
     A failure is recorded with its error and raised; the next call tries again, from the last checkpoint.
     """
-    try:
-        record = read_record(folder)
-        if record.status == "done":
-            console.print(f"{folder} is done already", highlight=False)
-            return record
-    except RecordError:
-        pass
+    done = finished(spec, folder)
+    if done:
+        say(f"{folder} is done already")
+        return done
+    rank, _ = engine.rank_and_world()
+    console.quiet = rank > 0
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "spec.yaml") as file:
         file.write(spec_text(spec))
@@ -266,27 +288,48 @@ def run_spec(spec: Spec, folder: Path, command: str = "") -> Record:
     def now() -> str:
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-    rank, _ = engine.rank_and_world()
-    try:
-        made = _run(spec, folder)
-    except Exception as error:
-        if rank == 0:
-            line = f"{type(error).__name__}: {error}".splitlines()[0]
-            write_record(folder, Record(**base, status="failed", error=line, finished=now()))
-        raise
-    record = Record(**base, status="done", finished=now(), **made)
-    if rank == 0:
+    with logged(folder / "log.txt") if rank == 0 else nullcontext():
+        log.info(f"start: {command}")
+        try:
+            made = _run(spec, folder, rank)
+        except Exception as error:
+            if rank == 0:
+                line = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.info(f"failed: {line}")
+                write_record(folder, Record(**base, status="failed", error=line, finished=now()))
+            raise
+        record = Record(**base, status="done", finished=now(), **made)
         write_record(folder, record)
+        for name in ("average_mAP", "average_mAP_floor", "average_mAP_ceiling"):
+            if figure := record.figure(name):
+                log.info(f"{name}: {figure.value:.2f} % on {figure.data}")
     return record
 
 
-def _run(spec: Spec, folder: Path) -> dict[str, Any]:
+def finished(spec: Spec, folder: Path) -> Record | None:
+    """The record of this very spec that the folder holds. Raises Failure where it holds a run of another spec or code."""
+    mend = "give another --out, or delete the folder"
+    held = folder / "spec.yaml"
+    if held.exists() and key(read_spec(held), TESTED) != key(spec, TESTED):
+        raise Failure(f"{folder} holds a run of another spec; {mend}")
+    try:
+        record = read_record(folder)
+    except RecordError:
+        return None
+    if record.status == "done" and record.keys.get("tested") != key(spec, TESTED):
+        raise Failure(f"{folder} holds a run of other code; {mend}")
+    return record if record.status == "done" else None
+
+
+def _run(spec: Spec, folder: Path, rank: int) -> dict[str, Any]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
     if spec.runtime.threads:
         torch.set_num_threads(spec.runtime.threads)
     device = build.build_device(spec)
     corpus = build.build_corpus(spec)
     detector, drawn = train(spec, corpus, folder, device)
+    if rank > 0:
+        raise SystemExit(0)  # the first process detects, evaluates and writes alone
     annotations = corpus.annotations if corpus.classifier is not None else class_agnostic(corpus.annotations)
     began = datetime.now()
     detections, examples = detect(spec, corpus, annotations, detector, device)
