@@ -56,7 +56,7 @@ def pairs(
     ends = np.cumsum(counts)
     found = []
     for start in range(0, int(ends[-1]) if len(ends) else 0, PAIRS):
-        part = slice(*np.searchsorted(ends, [start, start + PAIRS], side="left"))
+        part = slice(*np.searchsorted(ends, [start, start + PAIRS], side="right"))
         row = np.repeat(rows[part], counts[part])
         inside = np.arange(len(row)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
         truth = by_key[np.repeat(first[part], counts[part]) + inside]
