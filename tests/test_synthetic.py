@@ -333,3 +333,13 @@ def test_entries_are_registered_and_refuse_nonsense() -> None:
         synthetic(DataSpec(tscale=8, channels=8))
     with pytest.raises(ValueError, match="train_videos"):
         synthetic(SMALL, train_videos=0)
+
+
+def test_another_difficulty_is_another_set() -> None:
+    easy = synthetic(SMALL, train_videos=2, test_videos=2, noise=0.1)
+    full = synthetic(SMALL, train_videos=2, test_videos=2)
+    assert (easy.mark, full.mark) == ("synthetic, noise 0.1", "synthetic-1")
+    assert easy.annotations.sha256 == full.annotations.sha256
+    assert not np.array_equal(easy.subsets["training"].features, full.subsets["training"].features)
+    with pytest.raises(ValueError, match="noise"):
+        synthetic(SMALL, noise=-1.0)

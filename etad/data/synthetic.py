@@ -21,7 +21,7 @@ from etad.data.synthetic_features import (
     Variant,
     make_patterns,
 )
-from etad.data.synthetic_truth import Statistics, draw_annotations, read_statistics
+from etad.data.synthetic_truth import draw_annotations, read_statistics
 from etad.data.windows import make_rows, row_spans
 from etad.registry import DATASETS
 from etad.spec import DataSpec
@@ -30,8 +30,10 @@ Floats = NDArray[np.float64]
 NAME = "synthetic-1"
 
 
-def mark(variant: Variant) -> str:
-    return NAME if variant == "full" else f"{NAME}/{variant}"
+def mark(variant: Variant, noise: float | None = None) -> str:
+    """Evidence mark; a set of another difficulty is not synthetic-1."""
+    name = NAME if noise is None else f"synthetic, noise {noise:g}"
+    return name if variant == "full" else f"{name}/{variant}"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,17 @@ class RowMaker:
         )
 
 
-def make_rows_over(spec: DataSpec, annotations: Annotations, *, seed: int = 0, variant: Variant = "full") -> RowMaker:
+def make_rows_over(
+    spec: DataSpec,
+    annotations: Annotations,
+    *,
+    model: SyntheticModel = SYNTHETIC_1,
+    seed: int = 0,
+    variant: Variant = "full",
+) -> RowMaker:
     """Made-up rows for every video of these annotations. Raises ValueError."""
-    patterns = make_patterns(SYNTHETIC_1, seed, len(annotations.classes), spec.channels, variant)
-    return RowMaker(spec, annotations.videos, patterns, SYNTHETIC_1, seed, variant)
+    patterns = make_patterns(model, seed, len(annotations.classes), spec.channels, variant)
+    return RowMaker(spec, annotations.videos, patterns, model, seed, variant)
 
 
 def pack_over(
@@ -105,30 +114,26 @@ def pack_over(
 
 
 def _corpus(
-    spec: DataSpec,
     annotations: Annotations,
-    classifier: VideoScores | None,
-    statistics: Statistics,
-    seed: int,
-    variant: Variant,
+    make: RowMaker,
+    *,
     name: str,
     sources: Mapping[str, str],
+    statistics: str,
+    classifier: VideoScores | None = None,
 ) -> Corpus:
-    model, classes = SYNTHETIC_1, annotations.classes
-    make, test = make_rows_over(spec, annotations, seed=seed, variant=variant), annotations.subset(spec.test_subset)
+    spec, model, seed, classes = make.spec, make.model, make.seed, annotations.classes
+    test = annotations.subset(spec.test_subset)
     scores = classifier or {v.id: make_scores(model, v, classes, seed) for v in test}
+    made = f"{name}, seed {seed}, numpy {np.__version__}"
     return Corpus(
         mark=name,
         annotations=annotations,
         subsets={s: make.samples(s) for s in (spec.train_subset, spec.test_subset)},
         classifier=scores,
-        sources={
-            **sources,
-            "features": f"{name}, seed {seed}, numpy {np.__version__}",
-            "model": model.model_dump_json(),
-        },
+        sources={**sources, "features": made, "model": model.model_dump_json()},
         bounds={
-            "floor": floor_detections(test, classes, scores, np.array(statistics.windows)),
+            "floor": floor_detections(test, classes, scores, np.array(read_statistics(statistics).windows)),
             "ceiling": ceiling_detections(test, classes, scores, model, seed),
         },
     )
@@ -143,18 +148,25 @@ def synthetic(
     seed: int = 0,
     variant: Variant = "full",
     statistics: str = "anet13",
+    noise: float | None = None,
 ) -> Corpus:
-    """Videos drawn from a table of statistics, with made-up features and classifier. Raises ValueError."""
+    """Videos drawn from a table of statistics, with made-up features and classifier. Raises ValueError.
+
+    `noise` takes another difficulty than the frozen one, for calibrating: the set is not synthetic-1 then.
+    """
     if min(train_videos, test_videos, classes - 1) < 1 or seed < 0:
         raise ValueError(
             "synthetic needs train_videos and test_videos of 1 or more, 2 or more classes, a seed of 0 or more"
         )
+    if noise is not None and noise < 0:
+        raise ValueError(f"synthetic needs a noise of 0 or more, not {noise}")
     table = read_statistics(statistics)
     videos = {spec.train_subset: train_videos, spec.test_subset: test_videos}
     annotations = draw_annotations(table, videos, classes, seed)
-    return _corpus(
-        spec, annotations, None, table, seed, variant, mark(variant), {"ground truth": f"drawn: {table.source}"}
-    )
+    model = SYNTHETIC_1 if noise is None else SYNTHETIC_1.model_copy(update={"noise": noise})
+    make = make_rows_over(spec, annotations, model=model, seed=seed, variant=variant)
+    sources = {"ground truth": f"drawn: {table.source}"}
+    return _corpus(annotations, make, name=mark(variant, noise), sources=sources, statistics=statistics)
 
 
 def synthetic_over(
@@ -190,8 +202,9 @@ def synthetic_over(
         scores = read_classifier(classifier, kept)
         check_labels(scores, truth.classes)
         sources["classifier"] = Path(classifier).name
-    name = f"{mark(variant)} over {path.name}"
-    return _corpus(spec, replace(truth, videos=kept), scores, read_statistics("anet13"), seed, variant, name, sources)
+    truth = replace(truth, videos=kept)
+    make, name = make_rows_over(spec, truth, seed=seed, variant=variant), f"{mark(variant)} over {path.name}"
+    return _corpus(truth, make, name=name, sources=sources, statistics="anet13", classifier=scores)
 
 
 DATASETS.register_module(name="synthetic", module=synthetic)
