@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,23 +218,18 @@ def test_clipped_block_holds_every_valid_cell_of_its_square() -> None:
 
 
 def test_label_guided_gives_each_band_its_third() -> None:
-    rows = torch.arange(40)
-    given = draw(FULL, 0.01, rows=rows)
-    best = tiou(FULL.anchors[None, :, None], given.segments[:, None]).amax(-1)
-    sizes = torch.stack([(best <= 0.3).sum(1), ((best > 0.3) & (best <= 0.7)).sum(1), (best > 0.7).sum(1)])
-    picked = best.gather(1, sampler("label-guided")(given))
-    shares = torch.stack(
-        [
-            (picked <= 0.3).double().mean(1),
-            ((picked > 0.3) & (picked <= 0.7)).double().mean(1),
-            (picked > 0.7).double().mean(1),
-        ]
-    )
-    ample = (sizes > 3 * given.count).all(0)
-    assert int(ample.sum()) > 5  # bands that the draw does not empty
-    n = int(ample.sum()) * given.count
-    # without replacement the smaller bands fall a little behind
-    assert (shares[:, ample].mean(1) - 1 / 3).abs().max() < 4 * (2 / 9 / n) ** 0.5 + 0.03
+    """One anchor a video, so that no band is emptied: an anchor's chance is a third of its band's share."""
+    map, rows = proposal_map(16, 16), torch.arange(30_000)
+    segments = torch.tensor([[[0.1, 0.5], [0.6, 0.9], [0.0, 0.0]]]).expand(30_000, -1, -1)
+    given = Draw(map, 0.01, lambda count: uniform(0, rows, count=count), torch.zeros(30_000, 16, 1), segments)
+    picks = sampler("label-guided")(given)
+    assert picks.shape == (30_000, 1)
+    best = [max(float(tiou(a, g)) for g in segments[0]) for a in map.anchors]
+    band = [2 if u > 0.7 else 1 if u > 0.3 else 0 for u in best]
+    chance = torch.tensor([1 / 3 / band.count(b) for b in band], dtype=torch.float64)
+    counts, want = picks.flatten().bincount(minlength=len(band)).double(), 30_000 * chance
+    assert min(band.count(b) for b in range(3)) >= 2
+    assert ((counts - want) ** 2 / want).sum() < len(band) - 1 + 4 * (2 * len(band)) ** 0.5
 
 
 def test_label_guided_without_segments_is_uniform() -> None:
@@ -259,6 +255,11 @@ def test_feature_guided_is_farthest_point_sampling() -> None:
             gaps = [min(float((s - spots[c]).square().sum()) for c in chosen) for s in spots]
             assert gaps[pick] >= max(gaps) * (1 - 1e-4)
             chosen.append(pick)
+
+
+def test_feature_guided_never_repeats_where_all_features_are_equal() -> None:
+    given = replace(draw(proposal_map(12, 12), 0.5), features=torch.ones(3, 12, 4))
+    assert all(len(set(row)) == 39 for row in sampler("feature-guided")(given).tolist())
 
 
 def test_feature_guided_takes_its_number_of_dimensions() -> None:

@@ -94,6 +94,13 @@ def test_edges_as_the_method_states() -> None:
         assert pooled[degenerate].tolist() == [1 + start + (r + 0.5) / 4 if start < 7 else 8 for r in range(4)]
 
 
+def test_samples_on_the_very_edge_count() -> None:
+    """Bins of a quarter snippet, one sample each: at T, then past it; at -1.25, -1, -0.75 and -0.5."""
+    x = torch.arange(1.0, 9.0).view(1, 1, 8)
+    anchors = torch.tensor([[[7.875 / 8, 1.0], [-1.375 / 8, -1.25 / 8]]])
+    assert roi_align(x, anchors, 4, 0.0)[0, :, 0].tolist() == [[8, 0, 0, 0], [0, 1, 1, 1]]
+
+
 def test_taps_are_ordered_and_inside() -> None:
     anchors = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * 3 - 1
     owner, bin, column, weight = roi_taps(anchors, 32, 8, 0.5)

@@ -74,6 +74,8 @@ def test_padding_is_never_matched_nor_a_boundary() -> None:
     present = torch.tensor([[True, False]])
     anchors = torch.tensor([[[0.6, 0.9]]])
     assert match(anchors, segments, present).tolist() == segments[:, :1].tolist()
+    far = torch.tensor([[[0.3, 0.4]]])  # overlaps neither
+    assert match(far, segments.flip(1), present.flip(1)).tolist() == segments[:, :1].tolist()
     alone = boundary_targets(segments[:, :1], present[:, :1], 32)
     assert torch.equal(boundary_targets(segments, present, 32), alone)
     assert not boundary_targets(segments, torch.zeros(1, 2, dtype=torch.bool), 32).any()
