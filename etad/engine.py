@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS
@@ -28,6 +30,7 @@ from etad.randomness import uniform
 from etad.targets import boundary_targets, match
 
 CHECKPOINT = "latest.pth"
+START_OVER = "delete it to train from the start"
 Progress = Callable[[int, int, dict[str, float]], None]  # step, of how many, its losses
 
 
@@ -40,6 +43,15 @@ def _total(counts: Tensor) -> Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(counts)
     return counts
+
+
+def _everyones(items: list[int]) -> list[int]:
+    """The items of all processes."""
+    if not dist.is_initialized():
+        return items
+    gathered: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, items)
+    return [item for part in gathered for item in part]
 
 
 class TrainingModel(BaseModel):
@@ -61,7 +73,7 @@ class TrainingModel(BaseModel):
         self.proposals, self.ratio, self.seed, self.ids = proposals, ratio, seed, ids
         self.register_buffer("anchors", proposals.anchors, persistent=False)
         self.register_buffer("cells", proposals.cells, persistent=False)
-        self.drawn = 0  # anchors a video in the last step: the realised count
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))  # anchors a video in the last step
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The parts of this process's share of the loss, and `loss`, their sum; batch as TrainingRows makes it."""
@@ -75,11 +87,11 @@ class TrainingModel(BaseModel):
             segments,
         )
         anchors = self.anchors[self.sampler(draw)]
-        self.drawn = anchors.shape[1]
+        self.drawn.fill_(anchors.shape[1])
         boundary = boundary_targets(segments, present, features.shape[1])
         matched = match(anchors, segments, present)
         kinds = torch.arange(4 * len(self.criterion.thresholds), device=device).view(-1, 4, 1)
-        draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=self.drawn, device=device)
+        draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=anchors.shape[1], device=device)
         out = self.detector(features.transpose(1, 2), anchors)
         return self.criterion(out, matched, boundary, draws, _total)
 
@@ -88,7 +100,7 @@ class TrainingModel(BaseModel):
         parts = self.losses(batch)
         whole = _total(torch.stack([part.detach() for part in parts.values()]))
         if not whole.isfinite().all():
-            videos = ", ".join(self.ids[r] for r in batch["row"].tolist())
+            videos = ", ".join(self.ids[r] for r in _everyones(batch["row"].tolist()))
             raise TrainingError(
                 f"the loss is not finite at iteration {batch['iteration']} (videos {videos}): "
                 "check their features, or lower training.lr"
@@ -143,9 +155,9 @@ class Checkpoints(Hook):  # type: ignore[misc]
         # mmengine's log buffers are objects that a weights-only load refuses; the curves are in losses.csv
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
-    def _save(self, runner: Runner, epoch: int) -> None:
+    def _save(self, runner: Runner, epoch: int, iteration: int) -> None:
         part = f"{CHECKPOINT}.part"
-        meta = {**self.meta, "epoch": epoch, "iter": runner.iter + 1}
+        meta = {**self.meta, "epoch": epoch, "iter": iteration}
         runner.save_checkpoint(runner.work_dir, part, meta=meta)
         if runner.rank == 0:
             path = Path(runner.work_dir, part)
@@ -155,8 +167,11 @@ class Checkpoints(Hook):  # type: ignore[misc]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         last = batch_idx + 1 == len(runner.train_dataloader)
-        if last or (runner.iter + 1) % self.every == 0:
-            self._save(runner, runner.epoch + last)
+        if not last and (runner.iter + 1) % self.every == 0:
+            self._save(runner, runner.epoch, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._save(runner, runner.epoch + 1, runner.iter)  # the learning rate's schedule has made its step by now
 
 
 class StepLog(Hook):  # type: ignore[misc]
@@ -194,8 +209,8 @@ class StepLog(Hook):  # type: ignore[misc]
         self.steps += 1
         self.seconds += now - self.left
         self.left = now
-        step = runner.iter + 1
-        if runner.rank != 0 or (step % self.every and step != runner.max_iters and step != 1):
+        step, last = runner.iter + 1, batch_idx + 1 == len(runner.train_dataloader)
+        if runner.rank != 0 or (step % self.every and step != 1 and not last):
             return
         losses = {k: float(v) for k, v in outputs.items() if k != "loss"}
         lr = runner.optim_wrapper.get_lr()["lr"][0]
@@ -218,7 +233,17 @@ def _unwrap(model: nn.Module) -> TrainingModel:
 
 
 class _Runner(Runner):  # type: ignore[misc]
-    """mmengine's Runner on the device it is told, resuming through weights-only loads."""
+    """mmengine's Runner on the device it is told, resuming through weights-only loads, leaving no files of its own."""
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        super().setup_env(env_cfg)
+        self._timestamp = "."  # mmengine makes a folder of this name in the run's: none
+
+    def dump_config(self) -> None:
+        pass  # the run's spec.yaml says more
+
+    def build_logger(self, log_level: int | str = "ERROR", **_: Any) -> MMLogger:
+        return MMLogger.get_instance(self.experiment_name, log_level=log_level)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         return model
@@ -226,10 +251,24 @@ class _Runner(Runner):  # type: ignore[misc]
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         super().resume(filename, map_location="cpu")
 
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint = read_checkpoint(Path(filename))
+        try:
+            _unwrap(self.model).load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"{filename}: of another detector ({_first(error)}); {START_OVER}") from None
+        return checkpoint
+
+
+def _as_made(batch: Any) -> Any:
+    return batch
+
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's place, joining the group that torchrun or Slurm announces."""
+    """This process's place, joining the group that torchrun announces."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
@@ -261,7 +300,7 @@ def train(
     rank, world = rank_and_world()
     backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
     batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)
-    loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=lambda made: made)
+    loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_as_made)
     wrapped = (
         MMDistributedDataParallel(model, device_ids=[device.index] if device.index is not None else None)
         if world > 1
@@ -290,21 +329,39 @@ def train(
         experiment_name=f"{folder.name}-{time.time_ns()}",
     )
     runner.train()
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as tensors and plain values; no code of it runs. Raises ValueError naming the file."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: not a safe checkpoint: it is none, or holds more than tensors and plain values"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a whole checkpoint ({_first(error)}); {START_OVER}") from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
+        raise ValueError(f"{path}: not a checkpoint of this suite: it has no state_dict or no meta")
+    return checkpoint
 
 
 def load_weights(detector: nn.Module, path: Path) -> dict[str, Any]:
     """Loads a checkpoint's detector, weights only, and returns what it says of itself. Raises ValueError naming the file."""
+    checkpoint, prefix = read_checkpoint(path), "detector."
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = {
-            k.removeprefix("detector."): v for k, v in checkpoint["state_dict"].items() if k.startswith("detector.")
-        }
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         detector.load_state_dict(state)
         return dict(checkpoint["meta"])
-    except (OSError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this detector ({str(error).splitlines()[0]})") from None
-    except Exception as error:  # pickle.UnpicklingError: content that weights-only refuses
-        raise ValueError(f"{path}: not a safe checkpoint ({str(error).splitlines()[0]})") from None
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this detector ({_first(error)})") from None
 
 
 def predict(

@@ -21,6 +21,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(MISUSED, f"{self.prog}: {message}\nTry {self.prog} --help\n")
 
 
+class Misuse(Failure):
+    """Options that do not go together."""
+
+    misused = True
+
+
 def parser(module: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser for `python -m module` with --json. Examples stand at the end of --help, as typed."""
     made = _Parser(
