@@ -35,8 +35,8 @@ def _make_on(spec: Spec, device: torch.device) -> measure.Made:
     return model.to(device), build.build_optimizer(spec, model.to(device))
 
 
-def paper_figures(device: torch.device, steps: int) -> list[Figure]:
-    """Memory of a step at the paper's size, traced; the full schedule's time, projected from a few measured steps."""
+def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
+    """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` videos."""
     where, figures = measure.device_name(device), []
     with bar("measuring at the paper's size") as advance:
         for n, precision in enumerate(("float32", "bfloat16")):
@@ -47,9 +47,10 @@ def paper_figures(device: torch.device, steps: int) -> list[Figure]:
                 partial(_make, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
             advance(2 * n + 1, 4, f"traced {precision}")
-            batch = measure.made_up_batch(videos, data.tscale, data.channels, device)
+            batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
             seconds = measure.step_seconds(_make_on(spec, device), batch, dtype, steps=steps)
-            schedule = seconds * (PAPER_VIDEOS // videos) * PAPER_EPOCHS
+            measured_size = f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}"
+            schedule = seconds / timed * videos * (PAPER_VIDEOS // videos) * PAPER_EPOCHS
             advance(2 * n + 2, 4, f"timed {precision}")
             for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
                 name = f"paper_{part}_memory_{precision}"
@@ -68,7 +69,7 @@ def paper_figures(device: torch.device, steps: int) -> list[Figure]:
                     unit="s",
                     evidence="measured",
                     device=where,
-                    note=size,
+                    note=measured_size,
                 ),
                 Figure(
                     name=f"paper_schedule_projected_{precision}",
@@ -76,7 +77,7 @@ def paper_figures(device: torch.device, steps: int) -> list[Figure]:
                     unit="s",
                     evidence="projected",
                     device=where,
-                    note=f"{PAPER_VIDEOS:,} videos x {PAPER_EPOCHS} epochs from {steps} steps at {size}",
+                    note=f"{PAPER_VIDEOS:,} videos x {PAPER_EPOCHS} epochs from {steps} steps at {measured_size}",
                 ),
             ]
     return figures
@@ -111,7 +112,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     words = "nox -s reproduce_anet" + (f" -- {shlex.join(args.typed)}" if args.typed else "")
     record: Record = run_spec(spec, folder, words)
     if record.figure("paper_peak_memory_float32") is None:
-        added = paper_figures(build.build_device(spec), steps=1 if args.preset == "smoke" else 3)
+        steps, timed = (1, 4) if args.preset == "smoke" else (3, 16)
+        added = paper_figures(build.build_device(spec), steps, timed)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
     pages = render_run([folder], args.out)

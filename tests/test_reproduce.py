@@ -113,7 +113,7 @@ def result_value(result: dict[str, Any], name: str) -> float:
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's directory with features and annotations; nothing is measured at the paper's size."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "paper_figures", lambda device, steps: [Figure.model_validate(FIGURE)])
+    monkeypatch.setattr(reproduce, "paper_figures", lambda *_: [Figure.model_validate(FIGURE)])
     generator = np.random.default_rng(0)
     (tmp_path / "feats").mkdir()
     database = {}
