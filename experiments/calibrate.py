@@ -69,12 +69,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     made = parser(
         "experiments.calibrate",
         "Find the noise at which a detector lies half way between the synthetic set's floor and ceiling.",
-        "python -m experiments.calibrate --spec experiments/specs/laptop.yaml --low 0.3 --high 1.5",
+        "python -m experiments.calibrate --spec experiments/specs/laptop.yaml --low 0.06 --high 0.6",
     )
     made.add_argument("--spec", type=Path, default=Path(__file__).parent / "specs" / "laptop.yaml", help="detector")
     made.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override a knob of the spec")
-    made.add_argument("--low", type=float, default=0.25, help="noise at which the set is surely too easy")
-    made.add_argument("--high", type=float, default=1.6, help="noise at which it is surely too hard")
+    made.add_argument("--low", type=float, default=0.06, help="noise at which the set is surely too easy")
+    made.add_argument("--high", type=float, default=0.6, help="noise at which it is surely too hard")
     made.add_argument("--tolerance", type=float, default=0.03, help="distance from half way, as a share of the span")
     made.add_argument("--steps", type=int, default=8, help="trials at most")
     made.add_argument("--out", type=Path, default=Path("runs") / "calibrate", help="folder of the runs")

@@ -252,7 +252,7 @@ def test_short_and_cut_off_instances_keep_their_area() -> None:
         update=dict.fromkeys(
             ("background", "shot", "cutaways", "pauses", "distractors", "context", "lead_in", "aftermath", "own"), 0.0
         )
-        | {"gain": (1.0, 1.0), "jitter": (0.0, 0.0), "phase": 0.0}
+        | {"shared": 1.0, "gain": (1.0, 1.0), "jitter": (0.0, 0.0), "phase": 0.0}
     )
     patterns = make_patterns(model, 0, 2, 64)
     for segment, area in (([50.2, 50.6], 0.4), ([0.0, 30.0], 30.0), ([0.0, 100.0], 100.0), ([95.0, 100.0], 5.0)):
@@ -343,3 +343,19 @@ def test_another_difficulty_is_another_set() -> None:
     assert not np.array_equal(easy.subsets["training"].features, full.subsets["training"].features)
     with pytest.raises(ValueError, match="noise"):
         synthetic(SMALL, noise=-1.0)
+
+
+def test_the_set_stays_as_it_was() -> None:
+    """Numbers written down when the set was made: another NumPy or an edit that moves them makes it another set."""
+    corpus = synthetic(DataSpec(tscale=8, channels=32), train_videos=2, test_videos=2, classes=3)
+    video = corpus.annotations.videos["validation_000000"]
+    written = [[28.2397, 43.8148], [69.8724, 139.1734], [160.2451, 178.1813]]
+    np.testing.assert_allclose(video.segments_s, written, atol=1e-3)
+    np.testing.assert_allclose(
+        corpus.bounds["ceiling"].segments_s[:2], [[28.0463, 43.7123], [67.8422, 136.0374]], atol=1e-3
+    )
+    make = make_rows_over(DataSpec(tscale=8, channels=32), corpus.annotations)
+    times = np.array([0.2, 0.5, 0.8]) * video.duration_s
+    signal = Scene(make.model, video, 0, "full").signal(make.patterns, times, 1.0)
+    written = [[-0.2816, 0.1584, 0.2224], [-0.0935, -0.0418, 0.2391], [-0.1683, -0.0388, 0.0199]]
+    np.testing.assert_allclose(signal[:, :3], written, atol=1e-3)

@@ -25,18 +25,18 @@ class SyntheticModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     noise: Strength = Field(
-        0.7,
+        0.2,
         description="the difficulty: standard deviation of the noise in any one direction (a channel)",
     )
     correlation: Share = Field(0.7, description="of the noise in neighbouring columns (AR(1))")
-    shared: Strength = Field(1.0, description="strength of the action pattern that all classes share")
+    shared: Strength = Field(1.2, description="strength of the action pattern that all classes share")
     own: Strength = Field(0.8, description="strength of the class's action pattern")
-    gain: Range = Field((0.6, 1.2), description="factor on both, drawn once an instance")
+    gain: Range = Field((0.8, 1.2), description="factor on both, drawn once an instance")
     phase: Strength = Field(1.0, description="what a phase adds to its pattern, against what its three phases share")
     onset: Range = Field((0.15, 0.4), description="share of an instance in which the onset pattern fades; offset alike")
     context: Strength = Field(0.2, description="strength of the class pattern's common part everywhere in the video")
-    background: Strength = Field(1.0, description="strength of the video's background")
-    shot: Strength = Field(0.8, description="strength of what each shot adds to it")
+    background: Strength = Field(0.8, description="strength of the video's background")
+    shot: Strength = Field(0.6, description="strength of what each shot adds to it")
     rank: int = Field(32, ge=1, description="dimensions of the space that backgrounds and the shared patterns live in")
     shot_s: float = Field(10.0, gt=0, description="mean seconds between two cuts (Poisson)")
     lead_in: Strength = Field(0.6, description="strength of the lead-in where it meets the instance; it rises from 0")
@@ -48,9 +48,9 @@ class SyntheticModel(BaseModel):
     pauses: Strength = Field(0.5, description="mean number an instance (Poisson): the action stops, the shot goes on")
     pause: Range = Field((0.05, 0.2), description="length of a cutaway or pause, instance lengths")
     hidden: Share = Field(0.9, description="share of the action that a cutaway or pause hides")
-    distractors: Strength = Field(1.0, description="mean number an instance (Poisson) of false parts outside instances")
+    distractors: Strength = Field(0.7, description="mean number an instance (Poisson) of false parts outside instances")
     distractor: Range = Field((0.15, 0.6), description="length of a distractor, lengths of the gap that it lies in")
-    distractor_own: Share = Field(0.5, description="share of the class pattern in a distractor")
+    distractor_own: Share = Field(0.3, description="share of the class pattern in a distractor")
     blur: Share = Field(0.04, description="length over which an instance fades in and out, instance lengths")
     jitter: Range = Field(
         (0.02, 0.08), description="standard deviation of an annotated boundary, instance lengths; at most twice that"
