@@ -43,6 +43,7 @@ def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
             spec, dtype = paper_size(precision), build.DTYPES[precision]
             data, videos = spec.data, spec.training.batch
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
+            traced_note = f"{size}; the LSTM kernels' own workspace apart"
             traced = measure.trace_step(
                 partial(_make, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
@@ -54,7 +55,9 @@ def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
             advance(2 * n + 2, 4, f"timed {precision}")
             for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
                 name = f"paper_{part}_memory_{precision}"
-                figures.append(Figure(name=name, value=getattr(traced, part), unit="B", evidence="traced", note=size))
+                figures.append(
+                    Figure(name=name, value=getattr(traced, part), unit="B", evidence="traced", note=traced_note)
+                )
             figures += [
                 Figure(
                     name=f"paper_flops_video_{precision}",
@@ -90,7 +93,11 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
     if args.features:
         if not args.annotations:
             raise Misuse("--features needs --annotations, the ground truth in the ActivityNet layout")
-        given: dict[str, Any] = {"mark": "anet", "features": str(args.features), "annotations": str(args.annotations)}
+        given: dict[str, Any] = {
+            "mark": args.mark,
+            "features": str(args.features),
+            "annotations": str(args.annotations),
+        }
         if args.classifier:
             given["classifier"] = str(args.classifier)
         if (args.features / "index.json").exists():
@@ -146,6 +153,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--features", type=Path, help="prepared features, a directory of .npy files, or one HDF5 file")
     made.add_argument("--annotations", type=Path, help="ground truth in the ActivityNet layout")
     made.add_argument("--classifier", type=Path, help="video-level classes (JSON of either public layout, or CSV)")
+    made.add_argument("--mark", default="anet", help="the data's name beside every figure (default: %(default)s)")
     made.add_argument("--blocked", help="ids left out of the evaluation: anet-79, or a JSON file")
     made.add_argument("--pattern", default="v_{id}.npy", help="name of a video's feature file (default: %(default)s)")
     made.add_argument(
