@@ -38,7 +38,7 @@ def tests(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Benchmarks, as ratios within one run; arguments go to pytest."""
     _install(session, "-e", ".[dev,video]")
-    session.run("pytest", "tests/bench", "-o", "addopts=-q", "--benchmark-only", "--benchmark-columns=min,median", *session.posargs)
+    session.run("pytest", "tests/bench", "--benchmark-only", "--benchmark-columns=min,median", *session.posargs)
 
 
 @nox.session
