@@ -17,16 +17,12 @@ from etad.data.sources import plan_rows, window_rule, with_features
 from etad.data.windows import RowMaker
 from etad.record import replacing
 from etad.spec import DataSpec, parse_spec
-from experiments.command import Failure, console, main, parser
+from experiments.command import Misuse, console, main, parser
 
 EXAMPLE = (
     "python -m experiments.prepare --features tsp --pattern 'v_{id}.npy' --layout TC \\\n"
     "    --annotations activity_net.v1-3.json --out prepared/anet"
 )
-
-
-class Misuse(Failure):
-    misused = True
 
 
 def arguments() -> argparse.ArgumentParser:

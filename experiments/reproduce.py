@@ -25,14 +25,11 @@ def paper_size(precision: str) -> Spec:
     return read_spec(SPECS / "paper.yaml", [f"training.precision={precision}"])
 
 
-def _make(spec: Spec) -> measure.Made:
+def _make(spec: Spec, device: torch.device | None = None) -> measure.Made:
     model = build.build_training(spec, build.build_detector(spec), ())
+    if device is not None:  # fake tensors, which memory is traced on, cannot be moved
+        model = model.to(device)
     return model, build.build_optimizer(spec, model)
-
-
-def _make_on(spec: Spec, device: torch.device) -> measure.Made:
-    model, _ = _make(spec)
-    return model.to(device), build.build_optimizer(spec, model.to(device))
 
 
 def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
@@ -49,7 +46,7 @@ def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
             )
             advance(2 * n + 1, 4, f"traced {precision}")
             batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
-            seconds = measure.step_seconds(_make_on(spec, device), batch, dtype, steps=steps)
+            seconds = measure.step_seconds(_make(spec, device), batch, dtype, steps=steps)
             measured_size = f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}"
             schedule = seconds / timed * videos * (PAPER_VIDEOS // videos) * PAPER_EPOCHS
             advance(2 * n + 2, 4, f"timed {precision}")

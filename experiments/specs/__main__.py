@@ -25,6 +25,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return schema
 
 
+def show(result: dict[str, Any]) -> None:
+    if "$defs" in result:
+        print(json.dumps(result, indent=1))
+    else:
+        print(spec_text(Spec.model_validate_json(json.dumps(result))), end="")
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     made = parser(
         "experiments.specs",
@@ -34,15 +41,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("what", choices=("schema", "show"))
     made.add_argument("--spec", type=Path, help="the spec to show (default: laptop)")
     made.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
-    made.add_argument("--out", type=Path, help="write the schema here instead of printing it")
-    args = made.parse_args(argv)
-
-    def show(result: dict[str, Any]) -> None:
-        if args.what == "show":
-            print(spec_text(Spec.model_validate(result)), end="")
-        else:
-            print(args.out or json.dumps(result, indent=1))
-
+    made.add_argument("--out", type=Path, help="write the schema here too")
     return main(made, work, show, argv)
 
 
