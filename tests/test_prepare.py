@@ -74,6 +74,19 @@ def test_whole_videos_become_a_corpus(data: Path, capsys: pytest.CaptureFixture[
     assert "5 videos were packed before" in " ".join(capsys.readouterr().err.split())
 
 
+def test_features_made_up_over_annotations(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up = ["--synthetic", "32", "--annotations", "truth.json", "--tscale", "8", "--out", "out/made", "--json"]
+    assert run([*made_up, "--verify"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["videos"], result["rows"]) == ({"training": 3, "validation": 2}, 5)
+    made = corpus(read_spec(result["spec"]).data)
+    assert made.mark == "synthetic-1 over truth.json"
+    assert made.subsets["validation"].features.shape == (2, 8, 32)
+    assert set(made.bounds) == {"floor", "ceiling"}
+    assert run(made_up) == 0
+    assert json.loads(capsys.readouterr().out)["reused_videos"] == 5
+
+
 @pytest.mark.parametrize("windows", [None, WindowSpec(stride_s=0.5, overlap=0.25)])
 def test_raw_features_give_the_rows_of_a_pack(data: Path, windows: WindowSpec | None) -> None:
     given = [] if windows is None else ["--windows-stride-s", "0.5", "--overlap", "0.25"]
@@ -179,6 +192,7 @@ def test_a_window_stride_that_cannot_be_true_is_refused(data: Path, capsys: pyte
         (["--features", "nowhere"], 1, "nowhere"),
         (["--annotations", "nowhere.json"], 1, "nowhere.json"),
         (["--subsets", "train"], 1, "annotated: testing"),
+        (["--synthetic", "32"], 2, "not allowed with argument --features"),
     ],
 )
 def test_misuse_is_one_line(
@@ -192,6 +206,11 @@ def test_misuse_is_one_line(
     assert got == code
     assert words in error
     assert "Traceback" not in error
+
+
+def test_raw_features_need_their_pattern_and_layout(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--features", "raw", "--annotations", "truth.json", "--out", "out/pack"]) == 2
+    assert "--features needs --pattern" in capsys.readouterr().err
 
 
 def test_entries_refuse_unknown_arguments(data: Path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etad.data.annotations import Annotations, DataError, Video, read_annotations, write_annotations
-from etad.data.packed import open_packed
-from etad.data.synthetic import RowMaker, make_rows_over, mark, pack_over, synthetic, synthetic_over
+from etad.data.packing import write_packed
+from etad.data.synthetic import RowMaker, make_rows_over, mark, plan_over, synthetic, synthetic_over
 from etad.data.synthetic_bounds import make_scores
 from etad.data.synthetic_features import SYNTHETIC_1, Scene, make_patterns, true_segments
 from etad.data.synthetic_truth import TABLES, Statistics, draw_annotations, read_statistics
@@ -310,12 +310,28 @@ def test_over_real_annotations(few: Annotations, tmp_path: Path) -> None:
     assert len(corpus.annotations.videos) == 13
     assert corpus.classifier is not None
     assert set(corpus.classifier) == {v.id for v in few.subset("validation")}
-    packed = tmp_path / "pack"
-    assert pack_over(packed, SMALL, read_annotations(path)) == 0
-    rows = open_packed(packed).samples(corpus.subsets["validation"].ids)
-    np.testing.assert_array_equal(rows.features, corpus.subsets["validation"].features)
     with pytest.raises(DataError, match="no videos in the subset 'test'"):
         synthetic_over(DataSpec(tscale=32, channels=32, test_subset="test"), annotations=str(path))
+
+
+def test_a_pack_holds_the_rows_that_are_made_in_memory(few: Annotations, tmp_path: Path) -> None:
+    path, pack = tmp_path / "truth.json", tmp_path / "pack"
+    write_annotations(path, few)
+    write_packed(pack, *plan_over(SMALL, read_annotations(path), ["training", "validation"]))
+    made, read = (synthetic_over(SMALL, annotations=str(path), pack=p, train_videos=5) for p in (None, str(pack)))
+    for subset, samples in made.subsets.items():
+        assert samples.ids == read.subsets[subset].ids
+        np.testing.assert_array_equal(samples.span_s, read.subsets[subset].span_s)
+        np.testing.assert_array_equal(samples.features, read.subsets[subset].features)
+    assert (made.mark, made.sources, made.bounds.keys()) == (read.mark, read.sources, read.bounds.keys())
+    with pytest.raises(DataError, match=r"not made up over these annotations, seed and variant.*--synthetic"):
+        synthetic_over(SMALL, annotations=str(path), pack=str(pack), seed=1)
+    with pytest.raises(DataError, match=r"tscale is 32, the spec.s data\.tscale 16"):
+        synthetic_over(DataSpec(tscale=16, channels=32), annotations=str(path), pack=str(pack))
+    half = tmp_path / "half"
+    write_packed(half, *plan_over(SMALL, read_annotations(path), ["training"]))
+    with pytest.raises(DataError, match="lacks 8 videos"):
+        synthetic_over(SMALL, annotations=str(path), pack=str(half))
 
 
 def test_entries_are_registered_and_refuse_nonsense() -> None:

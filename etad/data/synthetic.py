@@ -1,6 +1,6 @@
 """The synthetic set: ground truth and features made up, or features made up over real ground truth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from etad.data.annotations import Annotations, DataError, Video, read_annotations
 from etad.data.classifier import check_labels, read_classifier
-from etad.data.packed import Contents, WindowRule
-from etad.data.packing import Planned, write_packed
+from etad.data.packed import Contents, open_packed
+from etad.data.packing import Planned
 from etad.data.samples import Corpus, Samples, VideoScores
+from etad.data.sources import check_pack, window_rule
 from etad.data.synthetic_bounds import ceiling_detections, floor_detections, make_scores
 from etad.data.synthetic_features import (
     SYNTHETIC_1,
@@ -87,30 +88,38 @@ def make_rows_over(
     return RowMaker(spec, annotations.videos, patterns, model, seed, variant)
 
 
-def pack_over(
-    path: str | Path,
-    spec: DataSpec,
-    annotations: Annotations,
-    *,
-    seed: int = 0,
-    variant: Variant = "full",
-    progress: Callable[[int], None] = lambda rows: None,
-) -> int:
-    """Pack made-up rows for the videos of both subsets of the spec, to be read as `packed`; see `write_packed`."""
+def plan_over(
+    spec: DataSpec, annotations: Annotations, subsets: Sequence[str], *, seed: int = 0, variant: Variant = "full"
+) -> tuple[Contents, list[Planned], RowMaker]:
+    """What `write_packed` takes to pack made-up rows of these subsets, for `synthetic_over` to read."""
     make = make_rows_over(spec, annotations, seed=seed, variant=variant)
-    windows = WindowRule(stride_s=spec.windows.stride_s, overlap=spec.windows.overlap) if spec.windows else None
-    made = f"{mark(variant)}, seed {seed}, numpy {np.__version__}, over annotations sha256:{annotations.sha256}"
-    sources = {"features": made, "model": make.model.model_dump_json()}
     contents = Contents(
         tscale=spec.tscale,
         channels=spec.channels,
-        windows=windows,
+        windows=window_rule(spec.windows),
         resize="none: made up at T columns",
-        sources=sources,
+        sources=_pack_sources(make, annotations),
     )
-    subsets = dict.fromkeys((spec.train_subset, spec.test_subset))
-    plan = [Planned(v.id, make.span_s(v.id)) for name in subsets for v in annotations.subset(name)]
-    return write_packed(path, contents, plan, make, progress=progress)
+    return contents, [Planned(v.id, make.span_s(v.id)) for name in subsets for v in annotations.subset(name)], make
+
+
+def _pack_sources(make: RowMaker, annotations: Annotations) -> dict[str, str]:
+    made = f"{mark(make.variant)}, seed {make.seed}, numpy {np.__version__}"
+    return {
+        "features": f"{made}, over annotations sha256:{annotations.sha256}",
+        "model": make.model.model_dump_json(),
+    }
+
+
+def _read_pack(path: str, make: RowMaker, annotations: Annotations) -> Callable[[str], Samples]:
+    """A subset's rows from a pack. Raises DataError where it was not planned as this very pack."""
+    pack = open_packed(path)
+    check_pack(pack, make.spec)
+    lost = annotations.videos.keys() - pack.rows.keys()
+    if lost or pack.index.sources != _pack_sources(make, annotations):
+        what = f"lacks {len(lost)} videos" if lost else "was not made up over these annotations, seed and variant"
+        raise DataError(f"{path}: this pack {what}; prepare it again (experiments.prepare --synthetic)")
+    return lambda subset: pack.samples(video.id for video in annotations.subset(subset))
 
 
 def _corpus(
@@ -121,7 +130,9 @@ def _corpus(
     sources: Mapping[str, str],
     statistics: str,
     classifier: VideoScores | None = None,
+    rows: Callable[[str], Samples] | None = None,
 ) -> Corpus:
+    rows = rows or make.samples
     spec, model, seed, classes = make.spec, make.model, make.seed, annotations.classes
     test = annotations.subset(spec.test_subset)
     scores = classifier or {v.id: make_scores(model, v, classes, seed) for v in test}
@@ -129,7 +140,7 @@ def _corpus(
     return Corpus(
         mark=name,
         annotations=annotations,
-        subsets={s: make.samples(s) for s in (spec.train_subset, spec.test_subset)},
+        subsets={s: rows(s) for s in (spec.train_subset, spec.test_subset)},
         classifier=scores,
         sources={**sources, "features": made, "model": model.model_dump_json()},
         bounds={
@@ -174,6 +185,7 @@ def synthetic_over(
     *,
     annotations: str,
     classifier: str | None = None,
+    pack: str | None = None,
     seed: int = 0,
     variant: Variant = "full",
     train_videos: int | None = None,
@@ -181,6 +193,7 @@ def synthetic_over(
 ) -> Corpus:
     """A real annotation file with made-up features; the classifier is made up too unless its file is given.
 
+    `pack`: the folder where `experiments.prepare --synthetic` put the features; without it they are made in memory.
     `train_videos` and `test_videos` take that many, evenly spread over the file; null: all. Raises DataError.
     """
     path = Path(annotations)
@@ -204,7 +217,8 @@ def synthetic_over(
         sources["classifier"] = Path(classifier).name
     truth = replace(truth, videos=kept)
     make, name = make_rows_over(spec, truth, seed=seed, variant=variant), f"{mark(variant)} over {path.name}"
-    return _corpus(truth, make, name=name, sources=sources, statistics="anet13", classifier=scores)
+    rows = _read_pack(pack, make, truth) if pack is not None else None
+    return _corpus(truth, make, name=name, sources=sources, statistics="anet13", classifier=scores, rows=rows)
 
 
 DATASETS.register_module(name="synthetic", module=synthetic)
