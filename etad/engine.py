@@ -89,7 +89,7 @@ class TrainingModel(BaseModel):
         anchors = self.anchors[self.sampler(draw)]
         self.drawn.fill_(anchors.shape[1])
         boundary = boundary_targets(segments, present, features.shape[1])
-        matched = match(anchors, segments, present)
+        matched, _ = match(anchors, segments, present)
         kinds = torch.arange(4 * len(self.criterion.thresholds), device=device).view(-1, 4, 1)
         draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=anchors.shape[1], device=device)
         out = self.detector(features.transpose(1, 2), anchors)

@@ -79,6 +79,7 @@ def made_up_batch(
     return {
         "features": torch.randn(videos, tscale, channels, generator=generator).half().to(device),
         "segments": ends.to(device),
+        "labels": torch.zeros(videos, segments, dtype=torch.int64, device=device),
         "present": torch.ones(videos, segments, dtype=torch.bool, device=device),
         "row": torch.arange(videos, device=device),
         "epoch": 0,

@@ -18,11 +18,14 @@ def boundary_targets(segments: Tensor, present: Tensor, tscale: int) -> Tensor:
     return torch.where(present[:, :, None, None], overlap, 0.0).amax(1)
 
 
-def match(anchors: Tensor, segments: Tensor, present: Tensor) -> Tensor:
-    """The segment [B, K, 2] of largest tIoU with each anchor [B, K, 2]; on equal tIoU the first in annotation order."""
+def match(anchors: Tensor, segments: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The segment [B, K, 2] of largest tIoU with each anchor [B, K, 2], and which of the row's N it is [B, K].
+
+    On equal tIoU the first in annotation order.
+    """
     overlap = tiou(anchors.unsqueeze(2), segments.unsqueeze(1))
     best = torch.where(present.unsqueeze(1), overlap, -1.0).argmax(-1)
-    return segments.gather(1, best.unsqueeze(-1).expand(-1, -1, 2))
+    return segments.gather(1, best.unsqueeze(-1).expand(-1, -1, 2)), best
 
 
 def boundary_at(boundary: Tensor, anchors: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etad.data.annotations import Annotations, DataError, Video
-from etad.data.batches import EpochBatches, TrainingRows, segments_of_row
+from etad.data.batches import EpochBatches, TrainingRows
 from etad.data.samples import Samples
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 8)).filter(lambda n: n[0] >= n[1])
@@ -61,7 +61,7 @@ def made_rows(
     segments_s: dict[str, list[list[float]]], spans: list[tuple[str, float, float]], **rules: float
 ) -> TrainingRows:
     videos = {
-        id: Video(id, "training", 100.0, np.array(s, float).reshape(-1, 2), np.zeros(len(s), int))
+        id: Video(id, "training", 100.0, np.array(s, float).reshape(-1, 2), np.arange(len(s)) + 3)
         for id, s in segments_s.items()
     }
     features = np.arange(len(spans), dtype=np.float16)[:, None, None] * np.ones((1, 4, 2), np.float16)
@@ -82,6 +82,7 @@ def test_rows_whose_every_segment_is_short_are_left_out() -> None:
     assert batch["features"][:, 0, 0].tolist() == [2.0, 0.0]  # the rows of "both" and "long"
     assert batch["present"].tolist() == [[True, True], [True, False]]
     np.testing.assert_allclose(batch["segments"][0], [[0.01, 0.0125], [0.2, 0.4]])
+    assert batch["labels"].tolist() == [[3, 4], [3, 0]]
     np.testing.assert_allclose(batch["segments"][1, 0], [0.1, 0.5])
 
 
@@ -91,6 +92,7 @@ def test_dropping_short_segments_keeps_the_long_ones_beside_them() -> None:
     assert rows.ids == ("long", "both")
     assert batch["present"].tolist() == [[True], [True]]
     np.testing.assert_allclose(batch["segments"][1], [[0.2, 0.4]])
+    assert batch["labels"].tolist() == [[3], [4]]
 
 
 def test_a_batch_is_as_wide_as_its_own_videos_need() -> None:
@@ -108,24 +110,4 @@ def test_a_window_keeps_the_segments_that_lie_inside_it() -> None:
     batch = rows.__getitems__([(0, 0, 0), (0, 0, 1)])
     assert batch["present"].sum(1).tolist() == [1, 1]  # 36 of 40 s are inside the second: just enough; 5 of 20 are not
     np.testing.assert_allclose(batch["segments"][:, 0], [[0.25, 0.5], [0.0, 0.9]])
-
-
-@given(
-    st.lists(st.tuples(st.floats(-50, 150), st.floats(0.1, 100)), min_size=1, max_size=5),
-    st.tuples(st.floats(0, 50), st.floats(1, 100)),
-    st.floats(0, 1),
-)
-def test_a_rows_segments_are_those_of_a_slow_loop(
-    drawn: list[tuple[float, float]], window: tuple[float, float], min_inside: float
-) -> None:
-    start, end = window[0], window[0] + window[1]
-    segments = np.array([(s, s + length) for s, length in drawn])
-    wanted, margins = [], []
-    for s, e in segments:
-        inside = max(0.0, min(e, end) - max(s, start)) / (e - s)
-        margins += [abs(inside - min_inside), inside if inside else 1.0]
-        if inside > 0 and inside >= min_inside:
-            wanted.append([(max(s, start) - start) / (end - start), (min(e, end) - start) / (end - start)])
-    if min(margins) > 1e-6:  # on the rule's very edge rounding decides
-        found = segments_of_row(segments, np.array([start, end]), min_inside)
-        np.testing.assert_allclose(found, np.reshape(wanted, (-1, 2)), atol=1e-9)
+    assert batch["labels"].tolist() == [[3], [4]]

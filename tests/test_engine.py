@@ -345,5 +345,5 @@ def test_the_rows_of_a_device_are_those_of_the_disk() -> None:
     disk, held = build.build_rows(spec, corpus), build.build_rows(spec, corpus).to(torch.device("cpu"))
     keys = [(0, 0, 3), (0, 0, 1)]
     a, b = disk.__getitems__(keys), held.__getitems__(keys)
-    for name in ("features", "segments", "present", "row"):
+    for name in ("features", "segments", "labels", "present", "row"):
         assert torch.equal(a[name], b[name])

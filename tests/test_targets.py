@@ -19,7 +19,7 @@ def test_targets_are_the_released_ones(parity: Path, video: int) -> None:
     present = torch.ones(segments.shape[:2], dtype=torch.bool)
     boundary = boundary_targets(segments, present, 128)[0]
     torch.testing.assert_close(boundary, torch.tensor(np.stack((z["start"], z["end"]))), rtol=0, atol=1e-5)
-    matched = match(torch.tensor(z["anchors"])[None], segments, present)[0]
+    matched = match(torch.tensor(z["anchors"])[None], segments, present)[0][0]
     torch.testing.assert_close(matched, torch.tensor(z["matched"]), rtol=0, atol=1e-6)
 
 
@@ -51,8 +51,9 @@ def test_match_equals_loops(segments: list[list[float]], padding: int, seed: int
     given = torch.tensor([segments + [[0.0, 0.0]] * padding], dtype=torch.float64)
     present = torch.tensor([[True] * len(segments) + [False] * padding])
     anchors = torch.rand(1, 20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).sort(-1).values
-    made = match(anchors, given, present)[0].tolist()
-    for (a0, a1), found in zip(anchors[0].tolist(), made, strict=True):
+    made, index = (part[0].tolist() for part in match(anchors, given, present))
+    for (a0, a1), found, place in zip(anchors[0].tolist(), made, index, strict=True):
+        assert found == given[0, place].tolist()
         best, chosen = -1.0, segments[0]
         for g0, g1 in segments:
             overlap = max(0.0, min(a1, g1) - max(a0, g0))
@@ -66,16 +67,19 @@ def test_equal_overlaps_take_the_first_in_annotation_order() -> None:
     segments = torch.tensor([[[0.5, 0.75], [0.0, 0.25], [0.5, 0.75]]])
     present = torch.ones(1, 3, dtype=torch.bool)
     anchors = torch.tensor([[[0.25, 0.5], [0.125, 0.625], [0.0, 0.25]]])  # none, both alike, the second
-    assert match(anchors, segments, present)[0].tolist() == [[0.5, 0.75], [0.5, 0.75], [0.0, 0.25]]
+    assert [part[0].tolist() for part in match(anchors, segments, present)] == [
+        [[0.5, 0.75], [0.5, 0.75], [0.0, 0.25]],
+        [0, 0, 1],
+    ]
 
 
 def test_padding_is_never_matched_nor_a_boundary() -> None:
     segments = torch.tensor([[[0.1, 0.2], [0.6, 0.9]]])
     present = torch.tensor([[True, False]])
     anchors = torch.tensor([[[0.6, 0.9]]])
-    assert match(anchors, segments, present).tolist() == segments[:, :1].tolist()
+    assert match(anchors, segments, present)[0].tolist() == segments[:, :1].tolist()
     far = torch.tensor([[[0.3, 0.4]]])  # overlaps neither
-    assert match(far, segments.flip(1), present.flip(1)).tolist() == segments[:, :1].tolist()
+    assert match(far, segments.flip(1), present.flip(1))[0].tolist() == segments[:, :1].tolist()
     alone = boundary_targets(segments[:, :1], present[:, :1], 32)
     assert torch.equal(boundary_targets(segments, present, 32), alone)
     assert not boundary_targets(segments, torch.zeros(1, 2, dtype=torch.bool), 32).any()
@@ -90,10 +94,9 @@ def test_batched_equals_single() -> None:
         assert torch.equal(
             boundary_targets(segments, present, 16)[row], boundary_targets(segments[row], present[row], 16)
         )
-        assert torch.equal(
-            match(anchors, segments, present)[row],
-            match(anchors[row], segments[row, : int(present[b].sum())], present[row, : int(present[b].sum())]),
-        )
+        alone = match(anchors[row], segments[row, : int(present[b].sum())], present[row, : int(present[b].sum())])
+        for together, single in zip(match(anchors, segments, present), alone, strict=True):
+            assert torch.equal(together[row], single)
 
 
 def test_boundary_at_reads_the_snippet_of_each_end() -> None:

@@ -11,47 +11,42 @@ from torch.utils.data import Dataset, Sampler
 
 from etad.data.annotations import Annotations, DataError
 from etad.data.samples import Samples
+from etad.data.windows import segments_in_window
 from etad.randomness import uniform
 
 ORDER, PROPOSALS, LOSSES = range(3)  # streams of random numbers
 Key = tuple[int, int, int]  # epoch, iteration, row
 
 
-def segments_of_row(
-    segments_s: NDArray[np.float64], span_s: NDArray[np.float64], min_inside: float
-) -> NDArray[np.float64]:
-    """Segments [N, 2] as fractions of a row's span, clipped to it; those with less than min_inside of them in it left out."""
-    start, length = span_s[0], span_s[1] - span_s[0]
-    clipped = np.clip((segments_s - start) / length, 0.0, 1.0)
-    inside = (clipped[:, 1] - clipped[:, 0]) * length / np.maximum(segments_s[:, 1] - segments_s[:, 0], 1e-9)
-    return clipped[(inside > 0.0) & (inside >= min_inside - 1e-9)]
-
-
 class TrainingRows(Dataset[Any]):
     """Rows that a detector is trained on, fetched a batch at a time.
 
-    A batch is a dict: features [B, T, C] in the type they are stored in, segments [B, N, 2] (fractions), present [B, N],
-    row [B], and the numbers epoch and iteration. Rows without a segment of at least min_length are left out; with
-    `drop_short` so are such segments. Raises DataError where no row is left.
+    A batch is a dict: features [B, T, C] in the type they are stored in, segments [B, N, 2] (fractions), labels [B, N]
+    (int64, indices of the annotations' classes), present [B, N], row [B], and the numbers epoch and iteration. Rows
+    without a segment of at least min_length are left out; with `drop_short` so are such segments. Raises DataError where
+    no row is left.
     """
 
     def __init__(
         self, samples: Samples, annotations: Annotations, *, min_length: float, drop_short: bool, min_inside: float
     ):
-        every = [
-            segments_of_row(annotations.videos[id].segments_s, span, min_inside)
-            for id, span in zip(samples.ids, samples.span_s, strict=True)
-        ]
-        if drop_short:
-            every = [s[s[:, 1] - s[:, 0] >= min_length] for s in every]
+        every, labels = [], []
+        for id, span in zip(samples.ids, samples.span_s, strict=True):
+            video = annotations.videos[id]
+            inside, kept = segments_in_window(video.segments_s, span, min_inside)
+            long = inside[:, 1] - inside[:, 0] >= (min_length if drop_short else 0.0)
+            every.append(inside[long])
+            labels.append(video.labels[kept[long]])
         self.rows = [w for w, s in enumerate(every) if len(s) and (s[:, 1] - s[:, 0]).max() >= min_length]
         if not self.rows:
             raise DataError(f"no training row has a segment of at least {min_length:.0%} of its length")
         most = max(len(every[w]) for w in self.rows)
         self.segments = torch.zeros(len(self.rows), most, 2)
+        self.labels = torch.zeros(len(self.rows), most, dtype=torch.int64)
         self.present = torch.zeros(len(self.rows), most, dtype=torch.bool)
         for n, w in enumerate(self.rows):
             self.segments[n, : len(every[w])] = torch.from_numpy(every[w]).float()
+            self.labels[n, : len(every[w])] = torch.from_numpy(labels[w])
             self.present[n, : len(every[w])] = True
         self.ids = tuple(samples.ids[w] for w in self.rows)
         self.features: NDArray[np.float16] | Tensor = samples.features
@@ -62,7 +57,8 @@ class TrainingRows(Dataset[Any]):
     def to(self, device: torch.device) -> "TrainingRows":
         """Keeps the rows resident on a device, so that a step never waits for a copy."""
         self.features = torch.from_numpy(np.ascontiguousarray(self.features[self.rows])).to(device)
-        self.segments, self.present = self.segments.to(device), self.present.to(device)
+        self.segments, self.labels = self.segments.to(device), self.labels.to(device)
+        self.present = self.present.to(device)
         return self
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
@@ -76,6 +72,7 @@ class TrainingRows(Dataset[Any]):
         return {
             "features": features,
             "segments": self.segments[row, :most],
+            "labels": self.labels[row, :most],
             "present": present[:, :most],
             "row": row,
             "epoch": keys[0][0],
