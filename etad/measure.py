@@ -5,7 +5,8 @@ import platform
 import subprocess
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,20 @@ def step_seconds(made: Made, batch: dict[str, Any], dtype: torch.dtype, *, steps
         if n >= warm_up:
             seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[int]]:
+    """The list holds the block's peak after it: bytes of the GPU's allocator, all that lay there before included.
+
+    It stays empty on a CPU, which keeps no such count.
+    """
+    found: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield found
+    if device.type == "cuda":
+        found.append(torch.cuda.max_memory_allocated(device))
 
 
 def device_name(device: torch.device) -> str:

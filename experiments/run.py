@@ -327,7 +327,8 @@ def _run(spec: Spec, folder: Path, rank: int) -> dict[str, Any]:
         torch.set_num_threads(spec.runtime.threads)
     device = build.build_device(spec)
     corpus = build.build_corpus(spec)
-    detector, drawn = train(spec, corpus, folder, device)
+    with measure.peak_memory(device) as peak:
+        detector, drawn = train(spec, corpus, folder, device)
     if rank > 0:
         raise SystemExit(0)  # the first process detects, evaluates and writes alone
     annotations = corpus.annotations if corpus.classifier is not None else class_agnostic(corpus.annotations)
@@ -342,6 +343,13 @@ def _run(spec: Spec, folder: Path, rank: int) -> dict[str, Any]:
     figures.append(
         Figure(name="detect_time", value=detect_seconds, unit="s", evidence="measured", data=corpus.mark, device=where)
     )
+    note = "training; features resident on the device included"
+    figures += [
+        Figure(
+            name="run_peak_memory", value=p, unit="B", evidence="measured", data=corpus.mark, device=where, note=note
+        )
+        for p in peak
+    ]
     count = sum(p.numel() for p in detector.parameters())
     figures.append(Figure(name="parameters", value=count, unit="", evidence="traced", note="of the detector"))
     details["anchors_a_video"] = {"training": drawn, "testing": len(build.build_test_anchors(spec))}

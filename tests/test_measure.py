@@ -169,6 +169,20 @@ def test_a_step_takes_time_and_warm_up_is_left_out() -> None:
     assert made[0].steps == 5
 
 
+def test_peak_memory_is_the_allocators_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with measure.peak_memory(torch.device("cpu")) as peak:
+        torch.ones(10)
+    assert peak == []
+    counted = [7]  # an allocator that held 7 bytes at most so far
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: counted.append(2))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: counted[-1])
+    with measure.peak_memory(torch.device("cuda", 0)) as peak:
+        counted.append(5)
+        assert peak == []
+    counted.append(9)
+    assert peak == [5]
+
+
 def test_the_environment_is_plain_text() -> None:
     found = measure.environment(torch.device("cpu"))
     assert found["torch"] == torch.__version__
