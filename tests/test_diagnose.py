@@ -2,41 +2,20 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 
-import numpy as np
 import pytest
+import worlds
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import Found, Truth
 
-from etad.data.annotations import Annotations, Video
-from etad.detections import Detections
 from etad.diagnose import GROUPS, KINDS, diagnose
 from etad.evaluate import evaluate
 
 CLASSES = ("a", "b")
-Truth = tuple[str, int, int, int]  # video, start, end, label
-Found = tuple[str, int, int, int, float]  # and score
-
-
-def world(truths: list[Truth], duration_s: float = 100.0) -> Annotations:
-    videos = {}
-    for id in ("v0", "v1"):
-        own = [truth for truth in truths if truth[0] == id]
-        segments = np.array([truth[1:3] for truth in own], float).reshape(-1, 2)
-        videos[id] = Video(id, "test", duration_s, segments, np.array([truth[3] for truth in own], np.int64))
-    return Annotations(videos, CLASSES, {}, {}, "0" * 64)
-
-
-def columns(found: list[Found]) -> Detections:
-    ids = ("v0", "v1", "elsewhere")
-    return Detections(
-        ids=ids,
-        classes=CLASSES,
-        video=np.array([ids.index(row[0]) for row in found], np.int64),
-        segments_s=np.array([row[1:3] for row in found], float).reshape(-1, 2),
-        label=np.array([row[3] for row in found], np.int64),
-        score=np.array([row[4] for row in found], float),
-    )
+world = partial(worlds.world, ids=("v0", "v1"), classes=CLASSES, duration_s=100.0)
+columns = partial(worlds.columns, ids=("v0", "v1", "elsewhere"), classes=CLASSES)
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:

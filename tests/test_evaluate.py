@@ -4,16 +4,19 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import worlds
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import Found, Truth
 
-from etad.data.annotations import Annotations, Video, read_annotations, read_blocked
-from etad.detections import Detections, read_detections
+from etad.data.annotations import read_annotations, read_blocked
+from etad.detections import read_detections
 from etad.evaluate import PROFILES, class_agnostic, evaluate, merge_labels, thresholds
 from etad.matches import MatchesError, average_precision, mean_average_precision, read_matches, write_matches
 from experiments.evaluate import run, tiou_values
@@ -21,28 +24,8 @@ from experiments.evaluate import run, tiou_values
 CLASSES = ("a", "b", "c")
 TIOU = (0.25, 0.5, 0.75)
 TEN = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-Truth = tuple[str, int, int, int]  # video, start, end, label
-Found = tuple[str, int, int, int, float]  # and score
-
-
-def world(truths: list[Truth], ids: tuple[str, ...] = ("v0", "v1", "v2")) -> Annotations:
-    videos = {}
-    for id in ids:
-        own = [truth for truth in truths if truth[0] == id]
-        segments = np.array([truth[1:3] for truth in own], float).reshape(-1, 2)
-        videos[id] = Video(id, "test", 20.0, segments, np.array([truth[3] for truth in own], np.int64))
-    return Annotations(videos, CLASSES, {}, {}, "0" * 64)
-
-
-def columns(found: list[Found], ids: tuple[str, ...] = ("v2", "v1", "v0", "elsewhere")) -> Detections:
-    return Detections(
-        ids=ids,
-        classes=CLASSES,
-        video=np.array([ids.index(row[0]) for row in found], np.int64),
-        segments_s=np.array([row[1:3] for row in found], float).reshape(-1, 2),
-        label=np.array([row[3] for row in found], np.int64),
-        score=np.array([row[4] for row in found], float),
-    )
+world = partial(worlds.world, ids=("v0", "v1", "v2"), classes=CLASSES, duration_s=20.0)
+columns = partial(worlds.columns, ids=("v2", "v1", "v0", "elsewhere"), classes=CLASSES)
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -150,7 +133,7 @@ def test_weights_are_copies_of_videos(truths: list[Truth], found: list[Found], w
             mean_average_precision(matches, np.array(weights, float))
         return
     ids = tuple(name for _, name in copies)
-    got = evaluate(world(more, ids), columns(rows, ids), tiou=TIOU, subset="test")
+    got = evaluate(world(more, ids=ids), columns(rows, ids=ids), tiou=TIOU, subset="test")
     kept = positives > 0
     assert tuple(np.array(matches.classes)[kept]) == got.classes
     if len({row[4] for row in found}) == len(found):  # copies of tied rows interleave another way
