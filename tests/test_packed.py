@@ -86,6 +86,20 @@ def test_packing_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert write_packed(tmp_path, CONTENTS, PLAN, forbidden) == len(PLAN)
 
 
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    refusals = []
+
+    def make_and_pack_again(id: str) -> NDArray[np.float16]:
+        with pytest.raises(DataError, match="another process is packing into this folder") as refused:
+            write_packed(tmp_path, CONTENTS, PLAN, make)
+        refusals.append(refused)
+        return make(id)
+
+    write_packed(tmp_path, CONTENTS, PLAN, make_and_pack_again)
+    assert len(refusals) == len(PLAN)
+    np.testing.assert_array_equal(open_packed(tmp_path).features, packed_by_hand())
+
+
 def test_a_finished_row_that_the_disk_lost_is_made_again(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         write_packed(tmp_path, CONTENTS, PLAN, make_until_c)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +24,11 @@ from numpy.typing import NDArray
 from etad.data.annotations import DataError
 from etad.data.packed import Contents, Index, PackedFeatures, Row, open_packed
 from etad.record import replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: nothing keeps a second writer away there
+    fcntl = None  # type: ignore[assignment]
 
 Make = Callable[[str], NDArray[np.float16]]  # video id -> its rows [W, T, C]; sent to other processes, so picklable
 
@@ -48,35 +54,56 @@ def write_packed(
 
     `make` gives a video's rows [W, T, C]; with workers it runs in so many processes. `progress` is told of rows as they
     are finished. Killed at any time, the next call goes on with the videos that are missing; done, it does nothing.
-    Raises DataError: no room, rows of another shape than planned, whatever `make` refuses.
+    Raises DataError: no room, another writer, rows of another shape than planned, whatever `make` refuses.
     """
     path = Path(path)
     if not plan:
         raise DataError(f"{path}: no video to pack; give annotations and features of the same videos")
     stamp = _stamp(contents, plan)
-    if (old := _finished(path, stamp)) is not None:
-        progress(len(old.index.rows))
-        return len(plan)
     array, journal = path / f"features-{stamp}.npy", path / f"features-{stamp}.jsonl"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        done, reused = _pack(array, journal, contents, plan, make, workers, progress)
-        listed = [
-            Row(id=p.id, span_s=(start_s, end_s), crc32=crc)
-            for p in plan
-            for (start_s, end_s), crc in zip(p.span_s.tolist(), done[p.id], strict=True)
-        ]
-        index = Index(**contents.model_dump(), file=array.name, rows=tuple(listed))
-        with replacing(path / "index.json") as out:
-            out.write(index.model_dump_json())
+        with _alone(path):
+            if (old := _finished(path, stamp)) is not None:
+                progress(len(old.index.rows))
+                return len(plan)
+            done, reused = _pack(array, journal, contents, plan, make, workers, progress)
+            listed = [
+                Row(id=p.id, span_s=(start_s, end_s), crc32=crc)
+                for p in plan
+                for (start_s, end_s), crc in zip(p.span_s.tolist(), done[p.id], strict=True)
+            ]
+            index = Index(**contents.model_dump(), file=array.name, rows=tuple(listed))
+            with replacing(path / "index.json") as out:
+                out.write(index.model_dump_json())
+            for leftover in path.glob("features-*"):
+                if leftover != array:
+                    leftover.unlink()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{path}: the disk is full; make room and run the same command to go on") from None
-    for leftover in path.glob("features-*"):
-        if leftover != array:
-            leftover.unlink()
     return reused
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One writer of a folder at a time; its lock ends with its process. Raises DataError where there is another."""
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise DataError(f"{path}: another process is packing into this folder; let it end, or name another") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _pack(
