@@ -21,10 +21,17 @@ def _folders(given: Sequence[Path]) -> list[Path]:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from reports.render import render_run  # matplotlib and pandas are slow to import, --help must not wait
+    from etad.record import RecordError
+    from reports.render import (  # matplotlib and pandas are slow to import, --help must not wait
+        render_run,
+        render_studies,
+    )
 
     folders = _folders(args.folders)
-    written = render_run(folders, args.out)
+    try:
+        written = render_run(folders[0], args.out) if len(args.folders) == 1 else render_studies(folders, args.out)
+    except RecordError:
+        written = render_studies(folders, args.out)
     return {
         "page": str(written[0]),
         "markdown": str(written[1]),

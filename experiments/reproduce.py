@@ -120,7 +120,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         added = paper_figures(build.build_device(spec), steps, timed)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
-    pages = render_run([folder], args.out)
+    pages = render_run(folder, args.out)
     return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages[:2]]}
 
 

@@ -47,6 +47,10 @@ class PublishedFile(_Strict):
     figures: tuple[Published, ...]
     unavailable: tuple[str, ...] = ()
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.data for row in self.figures))
+
     def of(self, mark: str) -> tuple[Published, ...]:
         return tuple(row for row in self.figures if row.data == mark)
 
@@ -153,11 +157,12 @@ def _changed(path: Path, problems: list[str]) -> dict[str, tuple[Any, Any]] | No
         problems.append(f"{path.name}: missing")
         return None
     try:
-        here, default = differences(read_spec(path)), differences(parse_spec({}), read_spec(path))
+        spec = read_spec(path)
     except SpecError as error:
         problems.append(str(error).replace(str(path.resolve()), path.name).replace(str(path), path.name))
         return None
-    return {knob: (value, default.get(knob)) for knob, value in here.items()}
+    default = differences(parse_spec({}), spec)
+    return {knob: (value, default.get(knob)) for knob, value in differences(spec).items()}
 
 
 def _log(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etad.record import Figure
-from reports.load import Published, PublishedFile, Run
+from reports.load import Run
 from reports.table import Cell, Column, Table, words
 
 COSTS = {  # what it is called on the page -> figures, the first that the record has
@@ -68,76 +68,6 @@ def proposals(run: Run) -> Table | None:
     return Table("proposals", "Recall of the proposals", columns, rows) if rows else None
 
 
-def _published_row(row: Published, tious: Sequence[str]) -> tuple[Cell, ...]:
-    def figure(value: float | None, unit: str, label: str | None = None) -> Cell:
-        return Cell(value, unit, "published", data=row.data, label=label, note=f"{row.source}. {row.note}".strip())
-
-    time = figure(row.time.seconds, "s", row.time.text.removesuffix(" training")) if row.time else Cell()
-    memory = figure(row.memory.gigabytes, "GB", row.memory.text) if row.memory else Cell()
-    maps = [figure(row.mAP.get(tiou), "%") for tiou in ("average", *tious)]
-    where = (words(row.setting), words(row.source, row.url or ""))
-    return (words(row.method), *where, *maps, time, memory)
-
-
-def _method_columns(tious: Sequence[str]) -> tuple[Column, ...]:
-    return (
-        *(Column(title, numeric=False) for title in ("method", "setting", "source")),
-        Column("average", "%"),
-        *(Column(f"@{tiou}", "%") for tiou in tious),
-        Column("training", "s"),
-        Column("memory", "B"),
-    )
-
-
-def _notes(published: PublishedFile, rows: Sequence[Published]) -> tuple[str, ...]:
-    said = tuple(f"{row.method}, {row.setting} ({row.source}): {row.note}." for row in rows if row.note)
-    return (*said, f"Not available: {'; '.join(published.unavailable)}.") if published.unavailable else said
-
-
-def published_table(published: PublishedFile, mark: str) -> Table:
-    """Other people's figures on one set, alone."""
-    rows = published.of(mark)
-    tious = sorted({key for row in rows for key in row.mAP} - {"average"})
-    return Table(
-        f"published-{mark}",
-        f"Published figures on {mark}",
-        _method_columns(tious),
-        tuple(_published_row(row, tious) for row in rows),
-        notes=_notes(published, rows),
-    )
-
-
-def comparable(run: Run, published: PublishedFile) -> bool:
-    """Whether its figures may stand beside published ones: measured on the same real data."""
-    return bool(run.mark and published.of(run.mark)) and not bounded(run) and run.figure("average_mAP") is not None
-
-
-def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
-    """Own runs of one data set first, the published figures on it below."""
-    mark = runs[0].mark or ""
-    rows = published.of(mark)
-    tious = sorted({key for row in rows for key in row.mAP} - {"average"} | set(thresholds(runs)))
-    own = tuple(
-        (
-            words(run.name),
-            words(f"{run.record.data.videos.get(_tested(run), 0):,} videos" if run.record and run.record.data else ""),
-            words("this suite"),
-            cell(run, "average_mAP"),
-            *(cell(run, f"mAP@{tiou}") for tiou in tious),
-            cell(run, "training_time"),
-            cell(run, "run_peak_memory"),
-        )
-        for run in runs
-    )
-    return Table(
-        "comparison",
-        f"Accuracy on {mark}, beside published figures",
-        _method_columns(tious),
-        own + tuple(_published_row(row, tious) for row in rows),
-        notes=_notes(published, rows),
-    )
-
-
 def costs(run: Run) -> Table:
     """Time, memory, FLOPs and parameters, each with where it comes from."""
     rows = []
@@ -176,8 +106,8 @@ def all_figures(run: Run, shown: bool = True) -> Table:
     )
 
 
-def overview(runs: Sequence[Run]) -> Table:
-    """One row a run, for runs on the same data."""
+def overview(runs: Sequence[Run], links: Sequence[str]) -> Table:
+    """One row a run, for runs on the same data; `links` lead to their pages."""
     bounds = any(bounded(run) for run in runs)
     names = ["average_mAP", *(("average_mAP_floor", "average_mAP_ceiling") if bounds else ())]
     figures = [Column(head, "%") for head in ("average mAP", "floor", "ceiling")[: len(names)]]
@@ -189,11 +119,11 @@ def overview(runs: Sequence[Run]) -> Table:
         (*words_first, *figures, Column("training", "s"), Column("memory", "B")),
         tuple(
             (
-                words(r.name),
+                words(r.name, href=link),
                 words(r.record.status if r.record else ""),
                 *(cell(r, name) for name in (*names, "training_time", "run_peak_memory")),
             )
-            for r in runs
+            for r, link in zip(runs, links, strict=True)
         ),
     )
 
@@ -259,17 +189,20 @@ def changed(run: Run) -> Table | None:
     )
 
 
-def _tested(run: Run) -> str:
+def tested(run: Run) -> str:
     """The subset that was evaluated."""
     videos = run.record.data.videos if run.record and run.record.data else {}
     said = str(run.record.protocol.get("subset", "")) if run.record else ""
     return said if said in videos else next((s for s in ("validation", "test") if s in videos), next(iter(videos), ""))
 
 
-def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
-    """The answer in a paragraph: data, accuracy with its bounds, time, memory, and how it compares."""
+def headline(run: Run, beside: Sequence[str | Cell] | None) -> list[str | Cell]:
+    """The answer in a paragraph: data, accuracy with its bounds, time, memory.
+
+    beside: how it compares with published figures on the same data; None where there are none.
+    """
     data = run.record.data if run.record else None
-    subset = _tested(run)
+    subset = tested(run)
     count = f" ({data.videos.get(subset, 0):,} {subset} videos, {data.classes} classes)" if data else ""
     made_up = ", a made-up set" if bounded(run) else ""
     out: list[str | Cell] = [
@@ -279,7 +212,7 @@ def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
     if bounded(run):
         out += ["; the floor is ", cell(run, "average_mAP_floor"), f" ({FLOOR_IS}) and the ceiling "]
         out += [cell(run, "average_mAP_ceiling"), f" ({CEILING_IS})"]
-    out += [", ", *_compared(run, published)] if comparable(run, published) else []
+    out += [", ", *beside] if beside else []
     time = run.figure("training_time")
     out += [". Training took ", cell(run, "training_time"), f" on {time.device}" if time and time.device else ""]
     peak = cell(run, "run_peak_memory")
@@ -296,21 +229,9 @@ def headline(run: Run, published: PublishedFile) -> list[str | Cell]:
         out.append(". ")
     if bounded(run):
         out.append("A figure on made-up data is a property of its generator too; none is compared with published ones.")
-    elif not comparable(run, published):
+    elif beside is None:
         out.append("No published figures stand for this set.")
     return out
-
-
-def _compared(run: Run, published: PublishedFile) -> list[str | Cell]:
-    """How far the average mAP lies from the first published one of the method on the same data."""
-    row = next((r for r in published.of(run.mark or "") if r.method == "ETAD" and "average" in r.mAP), None)
-    own = run.figure("average_mAP")
-    if row is None or own is None or own.value is None:
-        return []
-    gap = own.value - row.mAP["average"]
-    reference = Cell(row.mAP["average"], "%", "published", data=row.data, note=row.source)
-    distance = "equal to" if abs(gap) < 0.005 else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
-    return [f"{distance} the published ", reference, f" ({row.source}, {row.setting})"]
 
 
 def tiles(run: Run) -> list[tuple[str, Cell]]:

@@ -1,13 +1,11 @@
-"""Cells and tables: numbers kept apart from their text, and written as Markdown, CSV and LaTeX.
+"""Cells and tables: numbers kept apart from their text, and written as CSV and LaTeX.
 
-HTML is written from the same tables by the templates.
+reports/markdown.py writes them as Markdown, the templates as HTML.
 """
 
 import csv
 import io
 import math
-import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,11 +53,11 @@ _FLOP = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1, "
 
 
 def format_value(value: float | None, unit: str = "", show_unit: bool = True) -> str:
-    """A number for people: seconds as ms, min, h; bytes as GiB (1024^3); percent with two decimals; None as a dash."""
+    """A number for people: seconds as ms, min, h; bytes as GiB (1024^3); percent, points: two decimals; None: a dash."""
     if value is None or not math.isfinite(value):
         return DASH
-    if unit == "%":
-        return f"{value:.2f} %" if show_unit else f"{value:.2f}"
+    if unit in ("%", "points"):
+        return f"{value:.2f} {unit}" if show_unit else f"{value:.2f}"
     if unit == "s":
         start, name = next(((s, u) for s, u in _SECONDS if abs(value) >= s), _SECONDS[-1])
         return f"{_digits(value / _SECOND_SIZES.get(name, start))} {name}"
@@ -85,6 +83,7 @@ class Cell:
     data: str | None = None  # evidence mark of the data
     label: str | None = None  # shown instead of the formatted value
     note: str = ""  # shown on hovering
+    href: str = ""  # where it leads: a page's index.html, from the page that it stands on, or #id
 
     @property
     def missing(self) -> bool:
@@ -107,9 +106,9 @@ class Cell:
         return self.text(show_unit) + (self.mark.suffix if self.mark else "")
 
 
-def words(text: object, note: str = "") -> Cell:
+def words(text: object, note: str = "", href: str = "") -> Cell:
     """A cell of plain text."""
-    return Cell(label=str(text), note=note)
+    return Cell(label=str(text), note=note, href=href)
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,13 @@ class Column:
     numeric: bool = True
 
     @property
+    def unit_in_head(self) -> bool:
+        return self.unit in ("%", "points")
+
+    @property
     def head(self) -> str:
-        return f"{self.title} (%)" if self.unit == "%" and not self.title.startswith("@") else self.title
+        named = self.unit_in_head and not self.title.startswith("@")
+        return f"{self.title} ({self.unit})" if named else self.title
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,10 @@ class Table:
             raise ValueError(f"table {self.name}: figures of {', '.join(sorted(marks))} must not share a table")
 
     def texts(self) -> list[list[str]]:
-        """The rows as text, percent without its sign, evidence as a suffix."""
-        return [[cell.suffixed(c.unit != "%") for cell, c in zip(row, self.columns, strict=True)] for row in self.rows]
+        """The rows as text, percent and points without their unit, evidence as a suffix."""
+        return [
+            [cell.suffixed(not c.unit_in_head) for cell, c in zip(row, self.columns, strict=True)] for row in self.rows
+        ]
 
 
 def to_csv(table: Table) -> str:
@@ -184,7 +190,7 @@ def to_latex(table: Table) -> str:
 
     def show(cell: Cell, column: Column) -> str:
         mark = rf"\textsuperscript{{{cell.mark.letters.lower()}}}" if cell.mark else ""
-        return latex_text(cell.text(column.unit != "%")) + mark
+        return latex_text(cell.text(not column.unit_in_head)) + mark
 
     lines = [
         f"% {' '.join(table.title.split())}",
@@ -197,90 +203,3 @@ def to_latex(table: Table) -> str:
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
-
-
-_MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
-)
-
-
-def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line. An underscore inside a word needs no escape."""
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text.translate(_MARKDOWN))
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Columns of Markdown text; `right` says which stand flush right."""
-
-    heads: list[str]
-    rows: list[list[str]]
-    right: list[bool]
-
-    def pick(self, columns: Sequence[int]) -> "_Grid":
-        rows = [[row[i] for i in columns] for row in self.rows]
-        return _Grid([self.heads[i] for i in columns], rows, [self.right[i] for i in columns])
-
-    def lines(self) -> list[str]:
-        widths = [max(3, *(len(line[i]) for line in [self.heads, *self.rows])) for i in range(len(self.heads))]
-        shape = list(zip(widths, self.right, strict=True))
-
-        def line(cells: list[str]) -> str:
-            padded = (c.rjust(w) if r else c.ljust(w) for c, (w, r) in zip(cells, shape, strict=True))
-            return f"| {' | '.join(padded)} |"
-
-        rule = "|".join("-" * (w + 1) + ":" if r else "-" * (w + 2) for w, r in shape)
-        return [line(self.heads), f"|{rule}|", *map(line, self.rows)]
-
-    def fits(self, width: int) -> bool:
-        return len(self.lines()[0]) <= width
-
-    def cut(self, width: int) -> list["_Grid"]:
-        """Grids of as many columns as fit, each with the first one; a single column may still be too wide."""
-        out, start = [], 1
-        while start < len(self.heads):
-            stops = range(len(self.heads), start, -1)
-            picks = (self.pick([0, *range(start, stop)]) for stop in stops)
-            stop, grid = next(
-                ((n, g) for n, g in zip(stops, picks, strict=True) if g.fits(width)),
-                (start + 1, self.pick([0, start])),
-            )
-            out.append(grid)
-            start = stop
-        return out
-
-
-def _listed(grid: _Grid, width: int, ordered: bool = False) -> list[str]:
-    """Each row as an entry of a list, for cells too long for any grid; figures with their heads, texts without."""
-    out: list[str] = []
-    for n, (first, *cells) in enumerate(grid.rows, 1):
-        named = zip(grid.heads[1:], cells, grid.right[1:], strict=True)
-        rest = [f"{head} {text}" if right and head != "value" else text for head, text, right in named if text != DASH]
-        bullet = f"{n}. " if ordered else "- "
-        out += textwrap.wrap(
-            f"**{first}**: {'; '.join(rest) or DASH}",
-            width,
-            initial_indent=bullet,
-            subsequent_indent=" " * len(bullet),
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-    return out
-
-
-def to_markdown(table: Table, width: int = 76) -> str:
-    """The table within `width`: as it is; or the texts as a numbered list and the figures by number; or a list."""
-    heads = [markdown_text(c.head) for c in table.columns]
-    rows = [[markdown_text(text) for text in row] for row in table.texts()]
-    grid = _Grid(heads, rows, [c.numeric for c in table.columns])
-    figures = [i for i, c in enumerate(table.columns) if c.numeric]
-    if grid.fits(width):
-        return "\n".join(grid.lines())
-    if len(figures) < 2:
-        return "\n".join(_listed(grid, width))
-    if len(figures) == len(table.columns) - 1 and all(part.fits(width) for part in grid.cut(width)):
-        return "\n\n".join("\n".join(part.lines()) for part in grid.cut(width))
-    names = grid.pick([i for i in range(len(heads)) if i not in figures])
-    numbered = _Grid(["#", *heads], [[str(n), *row] for n, row in enumerate(rows, 1)], [True, *grid.right])
-    parts = numbered.pick([0, *(i + 1 for i in figures)]).cut(width)
-    return "\n\n".join("\n".join(lines) for lines in [_listed(names, width, True), *(part.lines() for part in parts)])

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from experiments import report
-from reports import run_tables
+from reports import published_tables
 from reports.load import load_run, read_published
-from reports.render import render_run
+from reports.render import render_run, render_studies
 
 RECORDS = Path(__file__).parent / "fixtures" / "records"
 EVERY = [
@@ -73,14 +73,14 @@ class Tables(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    render_run([RECORDS / "finished"], out)
+    render_run(RECORDS / "finished", out)
     return out
 
 
 @pytest.fixture(scope="module")
 def whole_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    render_run(EVERY, out)
+    render_studies(EVERY, out)
     return out
 
 
@@ -100,7 +100,7 @@ def test_made_up_figures_never_share_a_table_with_published_ones(site: Path, who
 
 
 def test_on_the_papers_data_one_table_holds_both(tmp_path: Path) -> None:
-    render_run([on_anet(tmp_path / "run")], tmp_path / "out")
+    render_run(on_anet(tmp_path / "run"), tmp_path / "out")
     table = Tables((tmp_path / "out" / "index.html").read_text()).with_head("method")
     rows = [dict(zip(table[0], row, strict=True)) for row in table[1:]]
     assert rows[0]["method"] == "fixture"
@@ -117,7 +117,7 @@ def test_a_record_with_bounds_is_not_comparable_even_under_the_papers_mark(tmp_p
     tree = json.loads((RECORDS / "finished" / "record.json").read_text())
     figures = [{**f, "data": None} for f in tree["figures"]]
     run = load_run(altered(tmp_path / "run", data={**tree["data"], "mark": "anet"}, figures=figures))
-    assert not run_tables.comparable(run, read_published())
+    assert not published_tables.comparable(run, read_published())
 
 
 def test_markdown_has_the_same_figures_and_short_lines(site: Path) -> None:
@@ -144,23 +144,24 @@ def test_failed_and_broken_runs_are_shown_as_such(whole_site: Path) -> None:
     for name in ("index.html", "index.md"):
         text = " ".join((whole_site / name).read_text().split())
         assert "Runs: 3 finished, 1 failed, 3 unreadable." in text
-        assert "loss is not finite at iteration 61: videos v_fixture01, v_fixture02" in text
         assert "version 99, this suite reads 1" in text
-        assert "losses.csv: missing" in text
+        failed, empty = (" ".join((whole_site / "runs" / n / name).read_text().split()) for n in ("failed", "no_losses"))
+        assert "loss is not finite at iteration 61: videos v_fixture01, v_fixture02" in failed
+        assert "losses.csv: missing" in empty
     overview = Tables((whole_site / "index.html").read_text()).with_head("state")
     assert overview[2] == ["fixture-failed", "failed", *["–"] * 5]
     assert [row[0] for row in overview[1:]] == ["fixture", "fixture-failed", "fixture-no-spec", "fixture-no-losses"]
 
 
 def test_nothing_but_broken_folders_still_renders(tmp_path: Path) -> None:
-    pages = render_run([RECORDS / "truncated", RECORDS / "nowhere"], tmp_path)
+    pages = render_studies([RECORDS / "truncated", RECORDS / "nowhere"], tmp_path)
     assert "Runs: 2 unreadable." in pages[0].read_text()
     assert "no such folder" in pages[1].read_text()
 
 
 def test_an_almost_empty_record_renders(tmp_path: Path) -> None:
     empty: dict[str, Any] = {"data": None, "figures": [], "protocol": {}, "environment": {}, "keys": {}, "details": {}}
-    page = render_run([altered(tmp_path / "run", **empty)], tmp_path / "out")[0].read_text()
+    page = render_run(altered(tmp_path / "run", **empty), tmp_path / "out")[0].read_text()
     assert "the detector reaches an average mAP of" in page
     assert ">0.00" not in page
 
@@ -182,28 +183,33 @@ def test_hostile_names_labels_and_errors_are_shown_not_run(tmp_path: Path) -> No
     (folder / "examples.json").write_text(json.dumps(examples))
     (folder / "log.txt").write_text(evil)
     failed = altered(tmp_path / "failed", status="failed", error=evil)
-    html, markdown = (path.read_text() for path in render_run([folder, failed], tmp_path / "out")[:2])
-    assert html.count("<script>") == 1  # our own
-    assert "<img" not in html
-    assert "\x1b" not in markdown
-    outside_code = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
-    assert "<script" not in outside_code
-    assert "<img" not in outside_code
+    pages = render_studies([folder, failed], tmp_path / "out")
+    for html in (path.read_text() for path in pages if path.suffix == ".html"):
+        assert html.count("<script>") == 1  # our own
+        assert "<img" not in html
+    for markdown in (path.read_text() for path in pages if path.suffix == ".md"):
+        assert "\x1b" not in markdown
+        outside_code = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
+        assert "<script" not in outside_code
+        assert "<img" not in outside_code
 
 
 def test_rendering_twice_gives_the_same_bytes(site: Path, tmp_path: Path) -> None:
-    written = render_run([RECORDS / "finished"], tmp_path)
+    written = render_run(RECORDS / "finished", tmp_path)
     assert len(written) == len({path.relative_to(tmp_path) for path in written})
     for path in written:
         assert path.read_bytes() == (site / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
 def test_the_page_asks_for_nothing_outside_itself(whole_site: Path) -> None:
-    html = (whole_site / "index.html").read_text()
-    assert "default-src 'none'" in html
-    assert re.findall(r"<(?:link|img|iframe|object|embed|base|form)\b", html) == []
-    assert re.findall(r"@import|url\((?!#)", html) == []
-    assert re.findall(r'(?:src|href)="(?!#|tables/|figures/)[^"]*', html) == []
+    for page in whole_site.rglob("*.html"):
+        html = page.read_text()
+        assert "default-src 'none'" in html
+        assert re.findall(r"<(?:link|img|iframe|object|embed|base|form)\b", html) == []
+        assert re.findall(r"@import|url\((?!#)", html) == []
+        leads = re.findall(r'(?:src|href)="([^"#]+)', html)
+        assert leads
+        assert all((page.parent / lead).is_file() for lead in leads)
 
 
 def test_rendering_does_not_import_torch() -> None:
@@ -266,7 +272,7 @@ def test_page_in_chromium_fits_sorts_and_asks_for_nothing(width: int, site: Path
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_wide_tables_and_boxes_fit_in_chromium(width: int, tmp_path: Path) -> None:
-    pages = render_run([on_anet(tmp_path / "run"), *EVERY[1:]], tmp_path / "out")
+    pages = render_studies([on_anet(tmp_path / "run"), *EVERY[1:]], tmp_path / "out")
     seen = look(pages[0], width, tmp_path)
     assert seen["width"] == width
     assert seen["out"] == seen["requests"] == []

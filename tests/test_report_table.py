@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.table import (
-    DASH,
-    Cell,
-    Column,
-    Table,
-    format_value,
-    markdown_text,
-    to_csv,
-    to_latex,
-    to_markdown,
-    words,
-)
+from reports.markdown import markdown_text, to_markdown
+from reports.table import DASH, Cell, Column, Table, format_value, to_csv, to_latex, words
 
 
 @pytest.mark.parametrize(
