@@ -145,7 +145,9 @@ def test_failed_and_broken_runs_are_shown_as_such(whole_site: Path) -> None:
         text = " ".join((whole_site / name).read_text().split())
         assert "Runs: 3 finished, 1 failed, 3 unreadable." in text
         assert "version 99, this suite reads 1" in text
-        failed, empty = (" ".join((whole_site / "runs" / n / name).read_text().split()) for n in ("failed", "no_losses"))
+        failed, empty = (
+            " ".join((whole_site / "runs" / n / name).read_text().split()) for n in ("failed", "no_losses")
+        )
         assert "loss is not finite at iteration 61: videos v_fixture01, v_fixture02" in failed
         assert "losses.csv: missing" in empty
     overview = Tables((whole_site / "index.html").read_text()).with_head("state")
