@@ -102,6 +102,7 @@ def build_rows(spec: Spec, corpus: Corpus) -> TrainingRows:
         min_length=spec.data.min_length,
         drop_short=spec.data.short_segments == "drop",
         min_inside=spec.data.windows.min_inside if spec.data.windows else 0.0,
+        seed=spec.training.seed,
     )
 
 

@@ -374,6 +374,7 @@ def predict(
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Scored]:
     """What the detector says of each row of samples, one at a time: proposals from anchors [M, 2], score IoU 1 x IoU 2."""
+    assert samples.features is not None
     detector.to(device).eval()
     anchors = anchors.to(device).unsqueeze(0)
     for w, span in enumerate(samples.span_s):

@@ -10,7 +10,7 @@ from mmengine.registry import Registry
 
 from etad.spec import Entry, SpecError
 
-DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources", "etad.data.synthetic"])
+DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources", "etad.data.synthetic", "etad.data.videos"])
 SAMPLERS = Registry("sampler", scope="etad", locations=["etad.proposals"])
 AGGREGATORS = Registry("aggregator", scope="etad", locations=["etad.model.aggregation"])
 ENCODERS = Registry("encoder", scope="etad")

@@ -48,11 +48,37 @@ class WindowSpec(Frozen):
     )
 
 
+class VideoSpec(Frozen):
+    """Snippets decoded from video files. Source: METHOD 1; crop and flip are the usual ones of TSP, which it starts from."""
+
+    frames: PositiveInt = Field(16, description="L, frames a snippet")
+    stride: PositiveInt = Field(1, description="frames of the video from one frame of a snippet to the next")
+    short_side: PositiveInt = Field(128, description="pixels that the shorter side is resized to")
+    size: PositiveInt = Field(112, description="pixels a side of the square cut out of it: H and W")
+    crop: Literal["random", "centre"] = Field("random", description="where training cuts; testing cuts the centre")
+    flip: Fraction = Field(0.5, description="how often training mirrors a video")
+    jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="training's factors of brightness, contrast and saturation lie in 1 - jitter .. 1 + jitter"
+    )
+    broken: Literal["error", "skip"] = Field(
+        "error", description="videos that cannot be decoded: stop, or leave out and record"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VideoSpec":
+        if self.size > self.short_side:
+            raise ValueError(f"video.size={self.size} does not fit into video.short_side={self.short_side}")
+        return self
+
+
 class DataSpec(Frozen):
     source: Entry = Field(Entry(name="synthetic"), description="entry of the DATASETS registry")
     tscale: PositiveInt = Field(128, description="T, snippets a video or window")
     channels: PositiveInt = Field(512, description="C, feature channels")
     windows: WindowSpec | None = Field(None, description="sliding windows; null: the whole video resized to tscale")
+    video: VideoSpec | None = Field(
+        None, description="snippets of frames, for an encoder; null: the source has features"
+    )
     train_subset: str = Field("training", description="subset trained on")
     test_subset: str = Field("validation", description="subset detected in and evaluated")
     min_length: Fraction = Field(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import noise, write_clip, write_truth
 from pydantic import BaseModel
 from test_losses import example
 
@@ -21,7 +22,7 @@ from etad.data.annotations import DataError
 from etad.data.samples import Corpus
 from etad.data.synthetic import synthetic
 from etad.randomness import uniform
-from etad.spec import DataSpec, Spec, merge, parse_overrides, parse_spec
+from etad.spec import DataSpec, Spec, SpecError, merge, parse_overrides, parse_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("etad", "ablations", "reports", "experiments")  # each imports those before it only
@@ -223,11 +224,31 @@ def build_entry(entry: dict[str, Any]) -> Any:
     return parse_spec({"data": {"source": entry}}).data.source
 
 
+def frames(spec: Spec, folder: Path) -> Any:
+    """Rows of frames of two videos, as tested and as trained on; what the cache's folder holds."""
+    for name in ("a", "b"):
+        write_clip(folder / f"{name}.mp4", noise(12))
+    (folder / "c.mp4").write_bytes(b"")
+    durations = {"a": 1.2, "b": 1.2} | ({"c": 1.2} if spec.runtime.threads else {})  # the third one is broken
+    truth = write_truth(folder / "gt.json", durations, validation=("b",))
+    args = {"videos": str(folder), "pattern": "{id}.mp4", "annotations": str(truth)}
+    entry = {"source": build_entry({"name": "videos", "args": args}), "tscale": 4}
+    try:
+        made = build.build_corpus(spec.model_copy(update={"data": spec.data.model_copy(update=entry)}))
+    except (DataError, SpecError):
+        return "refused"
+    training = made.subsets["training"].frames
+    assert training is not None
+    drawn = [training.augmented(0, seed=0, epoch=epoch) for epoch in range(8)]
+    return training[0], drawn, len(list((folder / "cache").rglob("*")))
+
+
 def optimizer(spec: Spec) -> Any:
     groups = build.build_optimizer(spec, build.build_detector(spec)).param_groups
     return [{k: v for k, v in group.items() if k != "params"} for group in groups]
 
 
+VIDEO = "data.video={frames: 2, short_side: 12, size: 8}"
 WINDOWS = "data.windows={stride_s: 2.0}"
 BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     # knob: (what to look at, the alternative, what else holds for both)
@@ -243,6 +264,15 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "data.windows.stride_s": (corpus, "1.5", (WINDOWS,)),
     "data.windows.overlap": (corpus, "0.25", (WINDOWS,)),
     "data.windows.min_inside": (rows, "0.1", ("data.windows={stride_s: 1.0}",)),
+    "data.video": (frames, "{frames: 2, short_side: 12, size: 8}", ()),
+    "data.video.frames": (frames, "3", (VIDEO,)),
+    "data.video.stride": (frames, "2", (VIDEO,)),
+    "data.video.short_side": (frames, "13", (VIDEO,)),
+    "data.video.size": (frames, "7", (VIDEO,)),
+    "data.video.crop": (frames, "centre", (VIDEO, "data.video.flip=0.0")),
+    "data.video.flip": (frames, "0.0", (VIDEO,)),
+    "data.video.jitter": (frames, "0.2", (VIDEO,)),
+    "data.video.broken": (frames, "skip", (VIDEO, "runtime.threads=1")),
     "data.train_subset": (lambda spec: sorted(build.build_corpus(spec).subsets), "mine", ()),
     "data.test_subset": (lambda spec: sorted(build.build_corpus(spec).subsets), "mine", ()),
     "data.min_length": (short_rows, "0.3", ()),
@@ -311,12 +341,13 @@ def test_every_knob_stands_in_one_table() -> None:
 
 
 @pytest.mark.parametrize("knob", BUILT)
-def test_every_knob_changes_what_is_built(knob: str, tmp_path: Path) -> None:
+def test_every_knob_changes_what_is_built(knob: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look, value, fixed = BUILT[knob]
     key = knob.removesuffix(".name") if value.startswith("{name") else knob  # an entry is replaced whole
     base, changed = spec_with(*fixed), spec_with(*fixed, f"{key}={value}")
     assert base != changed
-    more = (tmp_path,) if look is skipped else ()
+    monkeypatch.chdir(tmp_path)
+    more = (tmp_path,) if look in (skipped, frames) else ()
     before, again, after = (digest(look(spec, *more)) for spec in (base, base, changed))
     assert before == again, "what is looked at must be a function of the spec"
     assert before != after, f"{knob} goes nowhere"

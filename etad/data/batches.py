@@ -14,7 +14,7 @@ from etad.data.samples import Samples
 from etad.data.windows import segments_in_window
 from etad.randomness import uniform
 
-ORDER, PROPOSALS, LOSSES = range(3)  # streams of random numbers
+ORDER, PROPOSALS, LOSSES = range(3)  # streams of random numbers; 3: etad.data.augment
 Key = tuple[int, int, int]  # epoch, iteration, row
 
 
@@ -28,7 +28,14 @@ class TrainingRows(Dataset[Any]):
     """
 
     def __init__(
-        self, samples: Samples, annotations: Annotations, *, min_length: float, drop_short: bool, min_inside: float
+        self,
+        samples: Samples,
+        annotations: Annotations,
+        *,
+        min_length: float,
+        drop_short: bool,
+        min_inside: float,
+        seed: int = 0,
     ):
         every, labels = [], []
         for id, span in zip(samples.ids, samples.span_s, strict=True):
@@ -49,13 +56,16 @@ class TrainingRows(Dataset[Any]):
             self.labels[n, : len(every[w])] = torch.from_numpy(labels[w])
             self.present[n, : len(every[w])] = True
         self.ids = tuple(samples.ids[w] for w in self.rows)
-        self.features: NDArray[np.float16] | Tensor = samples.features
+        self.features: NDArray[np.float16] | Tensor | None = samples.features
+        self.frames, self.seed = samples.frames, seed
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def to(self, device: torch.device) -> "TrainingRows":
-        """Keeps the rows resident on a device, so that a step never waits for a copy."""
+        """Keeps the rows resident on a device, so that a step never waits for a copy; rows of frames stay where they are."""
+        if self.features is None:  # decoded by processes that share no device; each batch is moved
+            return self
         self.features = torch.from_numpy(np.ascontiguousarray(self.features[self.rows])).to(device)
         self.segments, self.labels = self.segments.to(device), self.labels.to(device)
         self.present = self.present.to(device)
@@ -63,14 +73,10 @@ class TrainingRows(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
         row = torch.tensor([key[2] for key in keys], device=self.segments.device)
-        if isinstance(self.features, Tensor):
-            features = self.features[row]
-        else:
-            features = torch.from_numpy(self.features[[self.rows[key[2]] for key in keys]])
         present = self.present[row]
         most = int(present.sum(1).max())
         return {
-            "features": features,
+            **self._shown(keys, row),
             "segments": self.segments[row, :most],
             "labels": self.labels[row, :most],
             "present": present[:, :most],
@@ -78,6 +84,16 @@ class TrainingRows(Dataset[Any]):
             "epoch": keys[0][0],
             "iteration": keys[0][1],
         }
+
+    def _shown(self, keys: Sequence[Key], row: Tensor) -> dict[str, Tensor]:
+        if isinstance(self.features, Tensor):
+            return {"features": self.features[row]}
+        stored = [self.rows[key[2]] for key in keys]
+        if self.frames is None:
+            assert self.features is not None
+            return {"features": torch.from_numpy(self.features[stored])}
+        drawn = [self.frames.augmented(w, seed=self.seed, epoch=key[0]) for w, key in zip(stored, keys, strict=True)]
+        return {"frames": torch.from_numpy(np.stack(drawn))}
 
 
 class EpochBatches(Sampler[list[Key]]):

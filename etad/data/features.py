@@ -18,6 +18,21 @@ from etad.data.annotations import DataError
 EXPONENT = np.uint16(0x7C00)  # bits of a half that are all set in NaN and infinity only
 
 
+def check_pattern(pattern: str, example: str) -> None:
+    """Raises DataError where a pattern of file names does not hold {id} once."""
+    if pattern.count("{id}") != 1:
+        raise DataError(f"pattern {pattern!r}: write where the video's id stands, once, as in {example!r}")
+
+
+def name_below(path: Path, pattern: str, id: str) -> str:
+    """The name that a pattern gives a video. Raises DataError where it would lead out of `path`."""
+    name = pattern.replace("{id}", id)
+    parts = PureWindowsPath(name)  # knows both slashes and drives
+    if parts.drive or parts.root or ".." in parts.parts or "\0" in name:
+        raise DataError(f"{path}: video {id!r} would be read from outside it; rename this video")
+    return name
+
+
 @dataclass(frozen=True)
 class FeatureSource:
     """Where each video's raw features lie: `pattern` names a file inside a folder, or a dataset of an HDF5 file.
@@ -30,8 +45,7 @@ class FeatureSource:
     layout: str
 
     def __post_init__(self) -> None:
-        if self.pattern.count("{id}") != 1:
-            raise DataError(f"pattern {self.pattern!r}: write where the video's id stands, once, as in 'v_{{id}}.npy'")
+        check_pattern(self.pattern, "v_{id}.npy")
         if self.layout not in ("TC", "CT"):
             raise DataError(f"layout {self.layout!r}: declare TC for arrays [t, C] or CT for [C, t]")
         if not self.path.is_dir() and not (self.path.is_file() and h5py.is_hdf5(self.path)):
@@ -43,11 +57,7 @@ class FeatureSource:
 
     def name(self, id: str) -> str:
         """The file or dataset of a video, always below `path`. Raises DataError where the id leads elsewhere."""
-        name = self.pattern.replace("{id}", id)
-        path = PureWindowsPath(name)  # knows both slashes and drives
-        if path.drive or path.root or ".." in path.parts or "\0" in name:
-            raise DataError(f"{self.path}: video {id!r} would be read from outside it; rename this video")
-        return name
+        return name_below(self.path, self.pattern, id)
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those ids that have no features here."""

@@ -34,7 +34,7 @@ def packed(
             _check_durations(pack, truth.subset(name), rows[name])
     origin = {"features": f"{pack.path.name} sha256:{pack.sha256}"}
     origin |= {f"features, {what}": text for what, text in pack.index.sources.items()}
-    return _corpus(truth, rows, origin, annotations, classifier, mark)
+    return make_corpus(truth, rows, origin, annotations, classifier, mark)
 
 
 def raw_features(
@@ -61,7 +61,7 @@ def raw_features(
         ids = tuple(item.id for item in planned for _ in item.span_s)
         made = np.concatenate([maker(item.id) for item in planned])
         rows[name] = Samples(ids, np.concatenate([item.span_s for item in planned]), made)
-    return _corpus(truth, rows, {"features": source.description}, annotations, classifier, mark)
+    return make_corpus(truth, rows, {"features": source.description}, annotations, classifier, mark)
 
 
 def plan_rows(videos: Sequence[Video], maker: RowMaker) -> tuple[list[Planned], int]:
@@ -101,16 +101,21 @@ def with_features(
             f"{len(lost)} of {len(videos)} videos have no features: {first}; "
             "add them, or leave them out on purpose (data.missing=skip; prepare: --missing skip)"
         )
-    kept = {id: video for id, video in annotations.videos.items() if id not in lost}
+    return less(annotations, subsets, [*lost], "without_features", WITHOUT_FEATURES)
+
+
+def less(annotations: Annotations, subsets: Sequence[str], lost: Sequence[str], flaw: str, policy: str) -> Annotations:
+    """The annotations less these videos, counted as a flaw. Raises DataError where a subset has no video left."""
+    kept = {id: video for id, video in annotations.videos.items() if id not in set(lost)}
     left = {video.subset for video in kept.values()}
     if absent := [name for name in subsets if name not in left]:
         known = ", ".join(sorted({video.subset for video in annotations.videos.values()}))
-        raise DataError(f"no video of the subset {', '.join(absent)} has annotation and features; annotated: {known}")
+        raise DataError(f"no video of the subset {', '.join(absent)} has all that it needs; annotated: {known}")
     return replace(
         annotations,
         videos=kept,
-        flaws={**annotations.flaws, "without_features": len(lost)},
-        policies={**annotations.policies, "without_features": WITHOUT_FEATURES},
+        flaws={**annotations.flaws, flaw: len(lost)},
+        policies={**annotations.policies, flaw: policy},
     )
 
 
@@ -139,7 +144,7 @@ def _check_durations(pack: PackedFeatures, videos: Sequence[Video], rows: Sample
         )
 
 
-def _corpus(
+def make_corpus(
     truth: Annotations,
     rows: Mapping[str, Samples],
     origin: dict[str, str],
@@ -147,6 +152,7 @@ def _corpus(
     classifier: str | None,
     mark: str,
 ) -> Corpus:
+    """A corpus of files: their classifier read and checked, their hashes noted. Raises DataError."""
     sources = {**origin, "annotations": f"{Path(annotations).name} sha256:{truth.sha256}"}
     scores = None
     if classifier is not None:

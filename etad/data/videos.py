@@ -1,0 +1,156 @@
+"""Rows of frames from video files, and the data set `videos`: a folder of them."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from etad.data.annotations import Annotations, DataError, read_annotations
+from etad.data.augment import View, draw_view
+from etad.data.features import check_pattern, name_below
+from etad.data.samples import Corpus, Samples
+from etad.data.snippets import snippet_times
+from etad.data.sources import less, make_corpus, with_features
+from etad.data.video import Video, VideoError, inspect, pyav, read_frames
+from etad.data.windows import row_spans
+from etad.registry import DATASETS
+from etad.spec import DataSpec, SpecError, VideoSpec
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class VideoRows:
+    """Rows of frames, see etad.data.samples.Frames: row w shows span_s[w] of videos[w] in `tscale` snippets."""
+
+    spec: VideoSpec
+    tscale: int
+    videos: tuple[Video, ...]  # [W]
+    span_s: Floats  # [W, 2]
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self._read(row, View())
+
+    def augmented(self, row: int, *, seed: int, epoch: int) -> NDArray[np.uint8]:
+        spec = self.spec
+        view = draw_view(seed=seed, epoch=epoch, row=row, crop=spec.crop, flip=spec.flip, jitter=spec.jitter)
+        return self._read(row, view)
+
+    def times_s(self, row: int) -> Floats:
+        """When the frames [T, L] of a row are shown."""
+        start_s, end_s = self.span_s[row].tolist()
+        rate, spec = self.videos[row].frame_rate, self.spec
+        return snippet_times(
+            (start_s, end_s), tscale=self.tscale, frames=spec.frames, stride=spec.stride, frame_rate=rate
+        )
+
+    def _read(self, row: int, view: View) -> NDArray[np.uint8]:
+        video, spec = self.videos[row], self.spec
+        box = view.box(*video.resized(spec.short_side), spec.size)
+        loading = torch.utils.data.get_worker_info() is not None
+        frames = read_frames(
+            video,
+            self.times_s(row),
+            short_side=spec.short_side,
+            box=box,
+            conceal=spec.broken == "skip",
+            threads=1 if loading else 0,  # loading processes share the cores already
+        )
+        return view.apply(frames)
+
+
+def video_samples(spec: DataSpec, ids: Sequence[str], videos: Sequence[Video], durations_s: Sequence[float]) -> Samples:
+    """Rows of these videos: each whole, or cut into windows. Raises SpecError without data.video."""
+    shown = video_spec(spec)
+    spans = []
+    for duration_s in durations_s:
+        columns = max(1, round(duration_s / spec.windows.stride_s)) if spec.windows else spec.tscale
+        spans.append(row_spans(columns, duration_s, spec.tscale, spec.windows))
+    counts = [len(span) for span in spans]
+    span_s = np.concatenate(spans)
+    rows = tuple(video for video, count in zip(videos, counts, strict=True) for _ in range(count))
+    return Samples(
+        ids=tuple(id for id, count in zip(ids, counts, strict=True) for _ in range(count)),
+        span_s=span_s,
+        features=None,
+        frames=VideoRows(shown, spec.tscale, rows, span_s),
+    )
+
+
+def video_spec(spec: DataSpec) -> VideoSpec:
+    if spec.video is None:
+        raise SpecError(
+            f"data.source {spec.source.name} gives frames: write data.video={{}} for its defaults, or a size"
+        )
+    return spec.video
+
+
+def videos(
+    spec: DataSpec, *, videos: str, pattern: str, annotations: str, classifier: str | None = None, mark: str = "custom"
+) -> Corpus:
+    """Video files in a folder; `pattern` names a video's, as in '{id}.mp4'. Raises DataError, SpecError."""
+    shown, folder, by = video_spec(spec), Path(videos), decoding()
+    check_pattern(pattern, "{id}.mp4")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of videos")
+    truth = read_annotations(annotations)
+    subsets = tuple(dict.fromkeys((spec.train_subset, spec.test_subset)))
+    paths = {v.id: folder / name_below(folder, pattern, v.id) for name in subsets for v in truth.subset(name)}
+    truth = with_features(truth, subsets, {id for id, path in paths.items() if not path.is_file()}, spec.missing)
+    found, broken = inspect_all(truth, subsets, paths)
+    if broken and shown.broken != "skip":
+        reasons = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
+        raise VideoError(
+            f"{len(broken)} of {len(found) + len(broken)} videos cannot be used: {reasons}. "
+            "Mend them, or leave them out on purpose (data.video.broken=skip)"
+        )
+    policy = "left out of training, detection and evaluation, as data.video.broken=skip asks"
+    truth = less(truth, subsets, [*broken], "broken_video", policy)
+    rows = {}
+    for name in subsets:
+        kept = truth.subset(name)
+        rows[name] = video_samples(
+            spec, [v.id for v in kept], [found[v.id] for v in kept], [v.duration_s for v in kept]
+        )
+    origin = {"videos": f"{folder.name}, {pattern}", "decoding": by}
+    if broken:
+        origin["videos left out"] = "; ".join(broken.values())
+    return make_corpus(truth, rows, origin, annotations, classifier, mark)
+
+
+def inspect_all(
+    truth: Annotations, subsets: Sequence[str], paths: dict[str, Path]
+) -> tuple[dict[str, Video], dict[str, str]]:
+    """What is known of each video, and why the others cannot be used; several are opened at a time."""
+
+    def look(id: str) -> Video | str:
+        try:
+            return inspect(paths[id], truth.videos[id].duration_s)
+        except VideoError as error:
+            return str(error)
+
+    ids = [video.id for name in subsets for video in truth.subset(name)]
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(ids, pool.map(look, ids), strict=True))
+    return (
+        {id: video for id, video in found.items() if isinstance(video, Video)},
+        {id: why for id, why in found.items() if isinstance(why, str)},
+    )
+
+
+def decoding() -> str:
+    """What a decoded pixel depends on beside the file."""
+    av = pyav()
+    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+
+
+DATASETS.register_module(name="videos", module=videos)
