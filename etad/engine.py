@@ -1,4 +1,4 @@
-"""Training on mmengine's Runner, and detection. Ours: the step, a loop that starts mid-epoch, atomic checkpoints."""
+"""Training on mmengine's Runner. Ours: the step, a loop that starts mid-epoch, atomic checkpoints."""
 
 import csv
 import os
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -22,9 +21,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from etad.data.batches import LOSSES, PROPOSALS, EpochBatches, TrainingRows
-from etad.data.samples import Samples
 from etad.losses import Criterion
-from etad.postprocess import Scored
 from etad.proposals import Draw, ProposalMap
 from etad.randomness import uniform
 from etad.targets import boundary_targets, match
@@ -362,28 +359,3 @@ def load_weights(detector: nn.Module, path: Path) -> dict[str, Any]:
         return dict(checkpoint["meta"])
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a checkpoint of this detector ({_first(error)})") from None
-
-
-def predict(
-    detector: nn.Module,
-    samples: Samples,
-    anchors: Tensor,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Scored]:
-    """What the detector says of each row of samples, one at a time: proposals from anchors [M, 2], score IoU 1 x IoU 2."""
-    assert samples.features is not None
-    detector.to(device).eval()
-    anchors = anchors.to(device).unsqueeze(0)
-    for w, span in enumerate(samples.span_s):
-        x = torch.from_numpy(np.array(samples.features[w], dtype=np.float32)).to(device)
-        with torch.inference_mode(), autocast(device, dtype):
-            out = detector(x.t().unsqueeze(0), anchors)
-            segments, iou = out.proposals()
-        yield Scored(
-            segments[0].cpu().numpy(), iou[0].prod(-1).cpu().numpy(), out.boundary[0].cpu().numpy(), (span[0], span[1])
-        )
-        if progress:
-            progress(w + 1, len(samples.ids))

@@ -17,7 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from etad.engine import TrainingModel, autocast
 
@@ -26,6 +26,23 @@ Made = tuple[TrainingModel, torch.optim.Optimizer]
 # Source: the paper's detector (T 128, C 512, 495 proposals, three stages), one video, forward and backward. What a plain
 # implementation multiplies: it stays the numerator of every rate, whatever an implementation really computes.
 PAPER_STEP_FLOPS = 28.6e9
+
+
+def _lstm_flops(inputs: tuple[int, ...], ahead: tuple[int, ...], back: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """inputs [T, B, C], weights [4 D, C] and [4 D, D]: one product a step with each."""
+    return 2 * inputs[0] * inputs[1] * (ahead[0] * ahead[1] + back[0] * back[1])
+
+
+# What a CPU computes in one operation and PyTorch's counter does not know; a backward pass multiplies twice.
+_aten = torch.ops.aten
+FLOPS = {
+    _aten.mkldnn_rnn_layer: _lstm_flops,
+    _aten.mkldnn_rnn_layer_backward: lambda *shapes, **more: 2 * _lstm_flops(*shapes, **more),
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(
+        g, q, k, v
+    ),
+}
 
 
 class LiveMemory(TorchDispatchMode):
@@ -109,7 +126,7 @@ def trace_step(make: Callable[[], Made], *, videos: int, tscale: int, channels: 
     tensors know nothing of it: oneDNN's workspace of the two LSTMs (2 x 31 MiB at the paper's size in float32, 2 x 22
     in bfloat16).
     """
-    with FakeTensorMode(), LiveMemory() as memory, FlopCounterMode(display=False) as flops:
+    with FakeTensorMode(), LiveMemory() as memory, FlopCounterMode(display=False, custom_mapping=FLOPS) as flops:
         model, optimizer = made = make()
         batch = made_up_batch(videos, tscale, channels)
         step(made, batch, dtype)
@@ -179,6 +196,7 @@ def environment(device: torch.device) -> dict[str, str]:
     return {
         "device": device_name(device),
         "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

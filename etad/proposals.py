@@ -20,10 +20,6 @@ class ProposalMap:
     anchors: Tensor  # [M, 2], fractions
     cells: Tensor  # [M, 2], (duration index d, start index i)
 
-    def where(self, mask: Tensor) -> Tensor:
-        """Indices of the valid anchors whose cell of mask [dscale, tscale] is set."""
-        return mask[self.cells[:, 0], self.cells[:, 1]].nonzero().squeeze(1)
-
 
 def proposal_map(tscale: int, dscale: int) -> ProposalMap:
     """Anchor (d, i) starts at i / T and ends at (i + d + 1) / T; valid where i + d < T."""
@@ -59,15 +55,6 @@ def random(draw: Draw) -> Tensor:
     return _smallest(draw.uniform(len(draw.map.anchors)), draw.count)
 
 
-def _grid_mask(tscale: int, dscale: int, ratio: float) -> Tensor:
-    step = math.sqrt(1.0 / ratio)
-    picks = [round(1 + k * step) for k in range(math.ceil((max(tscale, dscale) - 1) / step))]
-    mask = torch.zeros(dscale, tscale, dtype=torch.bool)
-    d, i = (torch.tensor([p for p in picks if p < limit], dtype=torch.long) for limit in (dscale, tscale))
-    mask[d.unsqueeze(1), i] = True
-    return mask
-
-
 @SAMPLERS.register_module(name="grid")
 def grid(draw: Draw) -> Tensor:
     """A lattice over starts and durations, the same for every video. Its count is its own: 496 for 6 % of T = 128.
@@ -75,10 +62,13 @@ def grid(draw: Draw) -> Tensor:
     Raises ValueError where it has no valid anchor.
     """
     T, D = draw.map.tscale, draw.map.dscale
-    picks = draw.map.where(_grid_mask(T, D, draw.ratio).to(draw.map.cells.device))
-    if not len(picks):
+    step = math.sqrt(1.0 / draw.ratio)
+    lattice = [round(1 + k * step) for k in range(math.ceil((max(T, D) - 1) / step))]
+    # Durations are outermost in the map, and duration d has T - d starts.
+    picks = [d * T - d * (d - 1) // 2 + i for d in lattice if d < D for i in lattice if i + d < T]
+    if not picks:
         raise ValueError(f"proposals.sampler grid: no anchor of a map of {D} x {T} lies on the grid; use random")
-    return picks.expand(len(draw.features), -1)
+    return torch.tensor(picks, device=draw.map.cells.device).expand(len(draw.features), -1)
 
 
 def _block(draw: Draw, clip: bool) -> Tensor:

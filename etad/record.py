@@ -6,20 +6,30 @@ A run's folder holds
   losses.csv         iteration, epoch, lr, total, boundary, stage1.. (one row each logged step)
   timings.csv        iteration, seconds, data_seconds (one row each logged step, mean since the last)
   detections.json    the ActivityNet submission layout
+  matches.npz        which detection takes which ground truth at each tIoU (etad/matches.py): judged again in seconds
   examples.json      a few videos with ground truth and detections, for timelines
   log.txt            what the terminal saw
+  .lock              held by the process that works on it
+
+A training's folder (runs/trained/KEY, shared by all runs that train the same, or the run's own) holds
+  latest.pth         the checkpoint
+  trained.json       the Trained below, written last: a folder without it is not a finished training
+  losses.csv, timings.csv, log.txt, .lock
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 1
+TRAINED_FILE = "trained.json"
 Evidence = Literal["measured", "traced", "projected", "published"]
 
 
@@ -29,6 +39,9 @@ class RecordError(ValueError):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_Model = TypeVar("_Model", bound=_Frozen)
 
 
 class Figure(_Frozen):
@@ -72,6 +85,23 @@ class Record(_Frozen):
         return next((f for f in self.figures if f.name == name), None)
 
 
+class Trained(_Frozen):
+    """What a finished training says of itself."""
+
+    version: int = VERSION
+    key: str
+    started: str  # ISO 8601, UTC
+    finished: str
+    mark: str  # evidence mark of the data
+    anchors: int  # drawn a video and step
+    figures: tuple[Figure, ...]
+    environment: dict[str, str]
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[Any]:
     """A file that appears whole or not at all: written beside `path`, then renamed over it.
@@ -96,21 +126,55 @@ def write_json(path: Path, value: Any) -> None:
         json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
 
 
+def _seal(tree: dict[str, Any]) -> str:
+    """Hash of a record's values, written beside them, which tells an edited one."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def write_record(folder: Path, record: Record) -> None:
-    write_json(folder / "record.json", record.model_dump(mode="json"))
+    tree = json.loads(record.model_dump_json())
+    write_json(folder / "record.json", {**tree, "seal": _seal(tree)})
 
 
 def read_record(folder: Path) -> Record:
-    """Raises RecordError where the file is missing, cut off, of another version or not a record."""
+    """Raises RecordError where the file is missing, cut off, edited, of another version or not a record."""
     path = folder / "record.json"
+    tree = _read(path, "run", "delete the folder and run it again")
+    seal = tree.pop("seal", None)
+    if seal is not None and seal != _seal(tree):
+        raise RecordError(f"{path}: edited since it was written; delete the folder and run it again")
+    return _parse(Record, tree, path)
+
+
+def read_trained(folder: Path, key: str) -> Trained | None:
+    """What a finished training says of itself; None where it has not finished. Raises RecordError."""
+    path = folder / TRAINED_FILE
+    if not path.exists():
+        return None
+    held = _parse(Trained, _read(path, "training", "delete it and train again"), path)
+    if held.key != key:
+        raise RecordError(f"{folder} holds another training; give another folder, or delete it")
+    return held
+
+
+def _read(path: Path, what: str, mend: str) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(tree, dict) and tree.get("version") != VERSION:
-            raise RecordError(f"{path}: version {tree.get('version')}, this suite reads {VERSION}; run it again")
-        return Record.model_validate_json(json.dumps(tree))
     except FileNotFoundError:
-        raise RecordError(f"{path}: missing; the run has not finished") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        raise RecordError(f"{path}: missing; the {what} has not finished") from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not a record ({str(error).splitlines()[0]}); {mend}") from None
+    if not isinstance(tree, dict):
+        raise RecordError(f"{path}: not a record (no mapping); {mend}")
+    if tree.get("version") != VERSION:
+        raise RecordError(f"{path}: version {tree.get('version')}, this suite reads {VERSION}; run it again")
+    return tree
+
+
+def _parse(model: type[_Model], tree: dict[str, Any], path: Path) -> _Model:
+    try:
+        return model.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise RecordError(f"{path}: not a record ({what}); delete the folder and run it again") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from etad.spec import merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Failure, console, main, parser
-from experiments.run import run_folder, run_spec
+from experiments.run import run_in
 
 TARGET = 0.5  # position of the default detector between floor and ceiling
 
@@ -53,11 +53,11 @@ def measure_with(spec_file: Path, overrides: Sequence[str], out: Path) -> Callab
     def measure(noise: float) -> Trial:
         source = {"data": {"source": {"name": "synthetic", "args": {"noise": noise}}}}
         spec = parse_spec(merge(tree, source), str(spec_file))
-        record = run_spec(spec, run_folder(spec, out))
+        folder, record = run_in(out, spec)
         found = [record.figure(name) for name in ("average_mAP_floor", "average_mAP", "average_mAP_ceiling")]
         values = [figure.value for figure in found if figure is not None and figure.value is not None]
         if len(values) < 3:
-            raise Failure(f"{run_folder(spec, out)}: its record lacks the mAP of floor, detector or ceiling")
+            raise Failure(f"{folder}: its record lacks the mAP of floor, detector or ceiling")
         trial = Trial(noise, *values)
         console.print(f"noise {noise}: {trial.average_mAP:.2f}, position {trial.position:.3f}", highlight=False)
         return trial

@@ -14,7 +14,9 @@ def _folders(given: Sequence[Path]) -> list[Path]:
     absent = [folder for folder in given if not folder.is_dir()]
     if absent:
         raise Failure(f"{absent[0]}: no such run folder")
-    found = list(given) or sorted(p for p in Path("runs").glob("*") if p.is_dir() and not p.name.startswith("."))
+    found = list(given) or sorted(
+        p for p in Path("runs").glob("*") if p.is_dir() and p.name[0] != "." and p.name != "trained"
+    )
     if not found:
         raise Failure("no run folder in runs/; make one with: python -m experiments.reproduce")
     return found

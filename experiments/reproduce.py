@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from etad import build, measure
-from etad.record import Figure, Record, write_record
+from etad.record import Figure, write_record
 from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_tree
 from experiments.command import Misuse, main, parser
-from experiments.run import bar, run_folder, run_spec, say
+from experiments.keys import run_folder
+from experiments.progress import bar, say
+from experiments.run import run_in
 from reports.render import render_run
 
 SPECS = Path(__file__).parent / "specs"
+RUNS = Path("runs")
 PAPER_VIDEOS, PAPER_EPOCHS = 10_024, 6  # Source: METHOD 8, ActivityNet-1.3's training subset
 
 
@@ -111,10 +114,9 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     spec = chosen_spec(args)
-    folder = run_folder(spec, Path("runs"))
-    say(f"run: {folder}")
+    say(f"run: {run_folder(spec, RUNS)}")
     words = "nox -s reproduce_anet" + (f" -- {shlex.join(args.typed)}" if args.typed else "")
-    record: Record = run_spec(spec, folder, words)
+    folder, record = run_in(RUNS, spec, words)
     if record.figure("paper_peak_memory_float32") is None:
         steps, timed = (1, 4) if args.preset == "smoke" else (3, 16)
         added = paper_figures(build.build_device(spec), steps, timed)

@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 
 from etad import build, engine
+from etad.matches import mean_average_precision, read_matches
 from etad.record import read_record
 from etad.spec import Spec, read_spec
 from experiments.run import run_spec
@@ -64,13 +65,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_what_its_record_promises_and_nothing_else(whole: Path) -> None:
-    promised = "spec.yaml record.json losses.csv timings.csv detections.json examples.json log.txt latest.pth"
-    assert {path.name for path in whole.iterdir()} == set(promised.split())
+    promised = "spec.yaml record.json losses.csv timings.csv detections.json matches.npz examples.json log.txt"
+    assert {path.name for path in whole.iterdir()} - {".lock"} == {*promised.split(), "latest.pth", "trained.json"}
     log = (whole / "log.txt").read_text()
     for said in ("start: python -m experiments.run", "epoch 1 of 2: ", "epoch 2 of 2: ", "average_mAP: "):
         assert said in log
     record = read_record(whole)
     assert record.status == "done"
+    judged = mean_average_precision(read_matches(whole / "matches.npz"))
+    assert 100 * judged.mean() == pytest.approx(record.figure("average_mAP").value, abs=1e-9)  # type: ignore[union-attr]
     assert record.details["anchors_a_video"]["training"] == int(0.06 * 16 * 17 / 2)
     spec = small()
     steps = len(build.build_rows(spec, build.build_corpus(spec))) // 4

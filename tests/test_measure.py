@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from etad import build, measure
 from etad.spec import Spec, read_spec
@@ -160,6 +161,21 @@ def test_flops_are_counted_exactly() -> None:
     product = 2 * videos * tscale * channels * out
     assert traced.flops == 2 * product  # forward, and the weights' gradient: the input needs none
     assert traced.parameters == 4 * channels * out
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_flops_of_what_a_cpu_computes_in_one_operation(attention: bool) -> None:
+    videos, steps, width = 3, 8, 16
+    layer = nn.MultiheadAttention(width, 2, batch_first=True) if attention else nn.LSTM(width, width, batch_first=True)
+    x = torch.randn(videos, steps, width, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=measure.FLOPS) as counted:
+        out = layer(x, x, x, need_weights=False)[0] if attention else layer(x)[0]
+        out.sum().backward()
+    rows = 2 * videos * steps  # a multiplication and an addition
+    linear = 4 * rows * width * width if attention else rows * 2 * 4 * width * width
+    products = rows * steps * width if attention else 0  # queries with keys; as much for weights with values
+    # Backward: the gradients of input and weight; attention's keeps no weights and multiplies queries with keys again.
+    assert counted.get_total_flops() == 3 * linear + 7 * products
 
 
 def test_a_step_takes_time_and_warm_up_is_left_out() -> None:

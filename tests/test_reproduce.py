@@ -58,9 +58,11 @@ def test_an_interruption_is_said_plainly(interrupted: tuple[Path, int, str]) -> 
     assert code == 130
     assert "interrupted; run the same command to go on" in said
     assert "Traceback" not in said
-    (folder,) = (cwd / "runs").iterdir()
+    (folder,) = (cwd / "runs").glob("smoke-*")
     assert not (folder / "record.json").exists()
-    assert (folder / "latest.pth").exists()
+    (trained,) = (cwd / "runs" / "trained").iterdir()
+    assert (trained / "latest.pth").exists()
+    assert not (trained / "trained.json").exists()
 
 
 def test_the_same_command_goes_on_and_ends_in_a_report(finished: tuple[Path, dict[str, Any], str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import etad
 from etad.spec import Spec, parse_spec, parse_yaml, read_spec
-from experiments import reproduce, run
+from experiments import keys, reproduce, run
 from experiments.command import Failure
 from experiments.specs import __main__ as specs
 
@@ -99,12 +101,119 @@ def test_a_failure_is_recorded(tmp_path: Path) -> None:
 
 
 def test_keys_follow_what_decides_a_result() -> None:
-    def folder(*overrides: str) -> Path:
-        return run.run_folder(read_spec(SMOKE, overrides), Path("runs"))
+    def made(*overrides: str) -> tuple[str, str]:
+        spec = read_spec(SMOKE, overrides)
+        return keys.trained_key(spec), keys.tested_key(spec)
 
-    assert folder() == folder("runtime.workers=2", "runtime.log_every=7")
-    others = {folder(), folder("training.seed=1"), folder("inference.sigma=0.4"), folder("evaluation.proposals=[1]")}
-    assert len(others) == 4
+    base = made()
+    assert base == made("runtime.workers=2", "runtime.log_every=7", "runtime.threads=1", "name=other")
+    trainings = [made("training.seed=1"), made("roi.bins=16"), made("data.source.args.train_videos=31")]
+    tests = [made("inference.sigma=0.4"), made("evaluation.proposals=[1]"), made("data.source.args.test_videos=17")]
+    assert {trained for trained, _ in tests} == {base[0]}
+    assert len({base[0], *(trained for trained, _ in trainings)}) == 4
+    assert len({base[1], *(tested for _, tested in (*trainings, *tests))}) == 7
+
+
+def test_keys_follow_the_content_of_files(tmp_path: Path) -> None:
+    truth, features, classes = tmp_path / "truth.json", tmp_path / "features", tmp_path / "classes.csv"
+    (features / "a").mkdir(parents=True)
+
+    def made(place: Path = tmp_path) -> tuple[str, str]:
+        args = {"features": features, "annotations": place / truth.name, "classifier": classes, "pattern": "{id}"}
+        text = ", ".join(f"{name}: '{value}'" for name, value in args.items())
+        spec = read_spec(SMOKE, [f"data.source={{name: features, args: {{{text}}}}}"])
+        return keys.trained_key(spec), keys.tested_key(spec)
+
+    truth.write_text("1")
+    classes.write_text("1")
+    first = made()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / truth.name).write_text("1")
+    assert made(tmp_path / "moved") == first
+    classes.write_text("22")
+    second = made()
+    assert (second[0] == first[0], second[1] == first[1]) == (True, False)
+    truth.write_text("22")
+    assert made()[0] != first[0]
+    before = made()[0]
+    (features / "b.npy").write_bytes(b"1")
+    assert made()[0] != before
+
+
+def test_keys_follow_the_code_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "etad"
+    shutil.copytree(ROOT / "etad", package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(etad, "__path__", [str(package)])
+    spec = read_spec(SMOKE)
+
+    def made() -> tuple[str, str]:
+        keys._code.cache_clear()
+        return keys.trained_key(spec), keys.tested_key(spec)
+
+    base = made()
+    for name, trains, tests in (
+        ("measure.py", False, False),
+        ("model/released.py", False, False),
+        ("postprocess.py", False, True),
+        ("evaluate.py", False, True),
+        ("losses.py", True, True),
+        ("model/head.py", True, True),
+        ("new.py", True, True),
+    ):
+        with open(package / name, "a") as file:
+            file.write("# changed\n")
+        changed = made()
+        assert (changed[0] != base[0], changed[1] != base[1]) == (trains, tests), name
+        base = changed
+    for name in (*keys.APART, *keys.AFTER):
+        assert (package / name).is_file(), name
+    keys._code.cache_clear()
+
+
+def test_runs_that_train_the_same_share_it(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.tscale=16", "runtime.device=cpu", "runtime.threads=1"]
+    first, one = run.run_in(tmp_path, read_spec(SMOKE, small))
+    second, two = run.run_in(tmp_path, read_spec(SMOKE, [*small, "inference.proposal_stride=2"]))
+    assert first != second
+    (trained,) = (tmp_path / "trained").iterdir()
+    assert "trained already" in (second / "log.txt").read_text()
+    assert one.keys["trained"] == two.keys["trained"] == trained.name
+    for name in ("losses.csv", "timings.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes() == (trained / name).read_bytes()
+    for name in ("parameters", "peak_memory", "flops", "training_time"):
+        assert one.figure(name) == two.figure(name)
+    assert one.details["anchors_a_video"]["training"] == two.details["anchors_a_video"]["training"]
+    assert one.details["anchors_a_video"]["testing"] > two.details["anchors_a_video"]["testing"]
+
+
+def test_an_edited_record_is_named(tmp_path: Path) -> None:
+    record = run.Record(name="a", status="done", started="", finished="", command="")
+    run.write_record(tmp_path, record)
+    assert run.read_record(tmp_path).name == "a"
+    path = tmp_path / "record.json"
+    path.write_text(path.read_text().replace('"a"', '"b"'))
+    with pytest.raises(run.RecordError, match="edited"):
+        run.read_record(tmp_path)
+
+
+def test_a_folder_that_another_process_holds(tmp_path: Path) -> None:
+    holder = "import sys; from pathlib import Path; from experiments.run import held\n"
+    holder += "with held(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(Failure, match="another process works on"), run.held(tmp_path, wait=False):
+            pass
+        process.kill()  # the lock goes with the process
+        process.wait()
+        with run.held(tmp_path):
+            pass
 
 
 def test_the_schema_describes_every_knob(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

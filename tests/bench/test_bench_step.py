@@ -12,7 +12,7 @@ import torch
 
 from etad import build, measure
 from etad.data.samples import Samples
-from etad.engine import predict
+from etad.inference import predict
 from etad.roi import roi_linear
 from etad.spec import Spec, parse_overrides, parse_spec
 

@@ -1,0 +1,163 @@
+"""The second half of a run: what a trained detector finds, and how good that is."""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from etad import build, inference, measure
+from etad.data.annotations import Annotations, read_blocked
+from etad.data.samples import Corpus, Samples
+from etad.detections import Detections, write_detections
+from etad.evaluate import Evaluation, class_agnostic, evaluate
+from etad.matches import write_matches
+from etad.postprocess import Scored, collect, postprocess_video
+from etad.record import DataSummary, Figure, write_json
+from etad.spec import Spec
+from experiments.progress import bar
+
+EXAMPLES = 6  # videos kept for timelines
+
+
+def tested(spec: Spec, corpus: Corpus, folder: Path, detector: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+    """Detects and evaluates; writes detections, matches and examples into the folder. The fields of a record."""
+    annotations = corpus.annotations if corpus.classifier is not None else class_agnostic(corpus.annotations)
+    began = time.perf_counter()
+    detections, examples = detect(spec, corpus, annotations, detector, device)
+    seconds, where = time.perf_counter() - began, measure.device_name(device)
+    write_detections(folder / "detections.json", detections)
+    write_json(folder / "examples.json", {"videos": examples})
+    figures, judged = evaluation_figures(spec, corpus, annotations, detections)
+    write_matches(folder / "matches.npz", judged.matches)
+    figures.append(
+        Figure(name="detect_time", value=seconds, unit="s", evidence="measured", data=corpus.mark, device=where)
+    )
+    return {
+        "data": summary(spec, corpus),
+        "figures": figures,
+        "protocol": judged.protocol,
+        "details": {"ap": {c: ap.round(5).tolist() for c, ap in zip(judged.classes, judged.ap, strict=True)}},
+        "anchors": len(build.build_test_anchors(spec)),
+    }
+
+
+def classes_of(corpus: Corpus, annotations: Annotations, id: str, top: int) -> list[tuple[int, float]] | None:
+    if corpus.classifier is None:
+        return None
+    number = {name: n for n, name in enumerate(annotations.classes)}
+    return [(number[name], score) for name, score in corpus.classifier.get(id, ())[:top]]
+
+
+def detect(
+    spec: Spec, corpus: Corpus, annotations: Annotations, detector: torch.nn.Module, device: torch.device
+) -> tuple[Detections, list[dict[str, Any]]]:
+    """Detections of the test subset, and a few videos in full for timelines."""
+    samples: Samples = corpus.subsets[spec.data.test_subset]
+    ids = tuple(dict.fromkeys(samples.ids))
+    wanted, found = spec.inference, []
+    examples: list[dict[str, Any]] = []
+    with bar("detecting") as advance:
+        rows = inference.predict(
+            detector,
+            samples,
+            build.build_test_anchors(spec),
+            dtype=build.DTYPES[wanted.precision],
+            device=device,
+            progress=lambda done, total: advance(done, total, ""),
+        )
+        for id, scored in _by_video(samples.ids, rows):
+            video = annotations.videos[id]
+            classes = classes_of(corpus, annotations, id, wanted.top_classes)
+            found.append(
+                postprocess_video(
+                    scored,
+                    video.duration_s,
+                    classes,
+                    sigma=wanted.sigma,
+                    max_detections=wanted.max_detections,
+                    candidates=wanted.candidates,
+                )
+            )
+            if len(examples) < EXAMPLES and len(video.labels):
+                examples.append(_example(annotations, id, found[-1], scored))
+    return collect(ids, annotations.classes, found), examples
+
+
+def _by_video(ids: Sequence[str], rows: Iterator[Scored]) -> Iterator[tuple[str, list[Scored]]]:
+    """Rows of one video stand together."""
+    held: list[Scored] = []
+    for n, row in enumerate(rows):
+        held.append(row)
+        if n + 1 == len(ids) or ids[n + 1] != ids[n]:
+            yield ids[n], held
+            held = []
+
+
+def _example(annotations: Annotations, id: str, found: Any, scored: list[Scored]) -> dict[str, Any]:
+    video, classes = annotations.videos[id], annotations.classes
+    segments_s, labels, scores = found
+    best = np.argsort(-scores, kind="stable")[:10]
+    whole = scored[0].boundary.round(4).tolist() if len(scored) == 1 else [[], []]
+    return {
+        "id": id,
+        "duration_s": video.duration_s,
+        "truth": [
+            {"segment": s.tolist(), "label": classes[n]} for s, n in zip(video.segments_s, video.labels, strict=True)
+        ],
+        "detections": [
+            {"segment": segments_s[b].round(3).tolist(), "label": classes[labels[b]], "score": float(scores[b])}
+            for b in best
+        ],
+        "start": whole[0],
+        "end": whole[1],
+    }
+
+
+def _accuracy(tiou: Sequence[float], judged: Evaluation, mark: str, suffix: str = "") -> list[Figure]:
+    values = {f"mAP@{t:.2f}": float(v) for t, v in zip(tiou, judged.mAP, strict=True)}
+    values["average_mAP"] = judged.average_mAP
+    return [
+        Figure(name=f"{name}{suffix}", value=100 * value, unit="%", evidence="measured", data=mark)
+        for name, value in values.items()
+    ]
+
+
+def evaluation_figures(
+    spec: Spec, corpus: Corpus, annotations: Annotations, detections: Detections
+) -> tuple[list[Figure], Evaluation]:
+    """Figures of detections, made-up data's floor and ceiling beside them, and all that their evaluation says."""
+    wanted, mark = spec.evaluation, corpus.mark
+    blocked, blocked_hash = read_blocked(wanted.blocked) if wanted.blocked else (frozenset(), None)
+    judge = partial(
+        evaluate,
+        annotations,
+        tiou=wanted.tiou,
+        subset=spec.data.test_subset,
+        blocked=blocked,
+        blocked_sha256=blocked_hash,
+    )
+    judged = judge(detections)
+    figures = _accuracy(wanted.tiou, judged, mark)
+    recall = {f"AR@{n}": float(judged.recall[n - 1]) for n in wanted.proposals} | {"AR_area": judged.area}
+    figures += [Figure(name=n, value=100 * v, unit="%", evidence="measured", data=mark) for n, v in recall.items()]
+    for name, bound in corpus.bounds.items():
+        figures += _accuracy(wanted.tiou, judge(bound), mark, f"_{name}")
+    return figures, judged
+
+
+def summary(spec: Spec, corpus: Corpus) -> DataSummary:
+    annotations = corpus.annotations
+    used = {s: [annotations.videos[id] for id in dict.fromkeys(rows.ids)] for s, rows in corpus.subsets.items()}
+    return DataSummary(
+        mark=corpus.mark,
+        videos={s: len(videos) for s, videos in used.items()},
+        segments={s: sum(len(v.labels) for v in videos) for s, videos in used.items()},
+        classes=len(annotations.classes),
+        flaws=annotations.flaws,
+        policies=annotations.policies,
+        sources=dict(corpus.sources),
+    )

@@ -1,0 +1,130 @@
+"""The first half of a run: a detector trained, in a folder that every run which trains the same reads."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from etad import build, engine, measure
+from etad.data.samples import Corpus
+from etad.record import TRAINED_FILE, Figure, Trained, now, read_trained, write_json
+from etad.spec import Spec, spec_text
+from experiments.progress import bar, log, say
+
+
+def trained(
+    spec: Spec, corpus: Corpus, folder: Path, device: torch.device, *, key: str, rank: int
+) -> tuple[torch.nn.Module, Trained]:
+    """The trained detector and what its training says of itself, from the folder or trained into it.
+
+    Of several processes the first one returns; the others leave when the training is over. Raises RecordError where the
+    folder holds another training.
+    """
+    started = now()
+    held = read_trained(folder, key)
+    if held is not None:
+        say(f"trained already: {folder}")
+        detector: torch.nn.Module = build.build_detector(spec)
+        engine.load_weights(detector, folder / engine.CHECKPOINT)
+    else:
+        with measure.peak_memory(device) as peak:
+            detector, anchors, videos = train(spec, corpus, folder, device)
+    if rank > 0:
+        raise SystemExit(0)
+    if held is None:
+        where = measure.device_name(device)
+        figures = _timing_figures(spec, folder, corpus, where, videos)
+        note = "training; features resident on the device included"
+        figures += [_measured("run_peak_memory", p, "B", corpus.mark, where, note) for p in peak]
+        held = Trained(
+            key=key,
+            started=started,
+            finished=now(),
+            mark=corpus.mark,
+            anchors=anchors,
+            figures=(*figures, *size_figures(spec)),
+            environment=measure.environment(device),
+        )
+        write_json(folder / TRAINED_FILE, held.model_dump(mode="json"))
+    return detector, held
+
+
+def size_figures(spec: Spec) -> list[Figure]:
+    """Parameters, and the memory and products of a step of this very size, traced: the same on every machine."""
+    training, data = spec.training, spec.data
+
+    def make() -> measure.Made:
+        model = build.build_training(spec, build.build_detector(spec), ())
+        return model, build.build_optimizer(spec, model)
+
+    step = measure.trace_step(
+        make,
+        videos=training.batch,
+        tscale=data.tscale,
+        channels=data.channels,
+        dtype=build.DTYPES[training.precision],
+    )
+    size = f"T {data.tscale}, C {data.channels}, batch {training.batch}, {training.precision}"
+    values = (
+        ("parameters", step.parameters // 4, "", "of the detector"),
+        ("peak_memory", step.peak, "B", f"a training step: {size}"),
+        ("flops", step.flops / training.batch, "FLOP", f"a training step, of one video: {size}"),
+    )
+    return [Figure(name=n, value=v, unit=u, evidence="traced", note=note) for n, v, u, note in values]
+
+
+def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tuple[torch.nn.Module, int, int]:
+    """A detector trained from the folder's checkpoint on, the anchors it saw a video and step, and how many videos."""
+    detector = build.build_detector(spec)
+    rows = build.build_rows(spec, corpus)
+    if device.type == "cuda":
+        rows = rows.to(device)
+    model = build.build_training(spec, detector, rows.ids).to(device)
+    optimizer = build.build_optimizer(spec, model)
+    training, runtime = spec.training, spec.runtime
+    if (folder / engine.CHECKPOINT).exists():
+        say(f"going on from {folder / engine.CHECKPOINT}")
+    with bar("training") as advance:
+
+        def progress(step: int, steps: int, losses: dict[str, float]) -> None:
+            advance(step, steps, f"loss {losses['total']:.3f}")
+            if step * training.epochs % steps == 0:
+                parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                log.info(f"epoch {step * training.epochs // steps} of {training.epochs}: {parts}")
+
+        engine.train(
+            model,
+            rows,
+            folder,
+            optimizer=optimizer,
+            epochs=training.epochs,
+            decay_epochs=training.decay_epochs,
+            batch=training.batch,
+            clip_norm=training.clip_norm,
+            dtype=build.DTYPES[training.precision],
+            seed=training.seed,
+            device=device,
+            workers=runtime.workers,
+            checkpoint_every=runtime.checkpoint_every,
+            log_every=runtime.log_every,
+            loggers=runtime.loggers,
+            meta={"spec": spec_text(spec), "classes": list(corpus.annotations.classes), "mark": corpus.mark},
+            progress=progress,
+        )
+    return detector, int(model.drawn), len(rows)
+
+
+def _timing_figures(spec: Spec, folder: Path, corpus: Corpus, device: str, videos: int) -> list[Figure]:
+    """Training, step and epoch time from timings.csv; each row is a mean over the steps since the one before."""
+    table = pd.read_csv(folder / "timings.csv")
+    steps = table["iteration"].diff().fillna(table["iteration"])
+    total, waited = float((table["seconds"] * steps).sum()), float((table["data_seconds"] * steps).sum())
+    warm = table.iloc[1:] if len(table) > 1 else table  # the first row holds the first step, warm-up included
+    step = float(warm["seconds"].median())
+    made = [("training_time", total, "s"), ("step_time", step, "s"), ("data_wait", 100 * waited / total, "%")]
+    made.append(("epoch_time", step * (videos // spec.training.batch), "s"))
+    return [_measured(name, value, unit, corpus.mark, device) for name, value, unit in made]
+
+
+def _measured(name: str, value: float, unit: str, mark: str, device: str, note: str = "") -> Figure:
+    return Figure(name=name, value=value, unit=unit, evidence="measured", data=mark, device=device, note=note)
