@@ -49,6 +49,13 @@ def reproduce_anet(session: nox.Session) -> None:
 
 
 @nox.session
+def reproduce_thumos(session: nox.Session) -> None:
+    """The same by the protocol of THUMOS-14: sliding windows, tIoU 0.3 to 0.7."""
+    _install(session, "-e", ".")
+    session.run("python", "-m", "experiments.reproduce", "--benchmark", "thumos", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Render the pages of runs that are there."""
     _install(session, "-e", ".")

@@ -20,6 +20,7 @@ from etad.registry import AGGREGATORS, DATASETS, SAMPLERS, lookup
 from etad.spec import Spec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
 def build_device(spec: Spec) -> torch.device:
@@ -119,6 +120,8 @@ def build_training(spec: Spec, detector: Detector, ids: tuple[str, ...]) -> Trai
 
 
 def build_optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over every parameter, in one group; fused, which saves the copies of the unfused one."""
+    """Every parameter in one group; fused, which saves the copies of the unfused one."""
     training = spec.training
-    return torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    return OPTIMIZERS[training.optimizer](
+        model.parameters(), lr=training.lr, weight_decay=training.weight_decay, fused=True
+    )

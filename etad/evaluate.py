@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etad.data.annotations import Annotations
+from etad.data.versions import version
 from etad.detections import Detections
 from etad.matches import Matches, average_precision, pairs, take
 
@@ -255,6 +256,8 @@ def evaluate(
         "classes": len(truths.classes),
         **counts,
     }
+    if known := version(truths.ids, len(truths.video)):
+        protocol["version"] = known
     mean = ap.mean(axis=0)
     return Evaluation(
         tuple(used.tolist()), mean, float(mean.mean()), truths.classes, ap, recall, area, protocol, matches

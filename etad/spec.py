@@ -40,6 +40,9 @@ class WindowSpec(Frozen):
     """Sliding windows instead of the whole video resized. Source: METHOD 1 (THUMOS-14)."""
 
     stride_s: PositiveFloat = Field(description="seconds between two feature columns")
+    fitted: bool = Field(
+        False, description="each video's own stride, its duration over its columns: frame rates differ"
+    )
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.5, description="fraction of a window shared with the next"
     )
@@ -156,8 +159,11 @@ class TrainingSpec(Frozen):
         (5,), description="the learning rate falls tenfold after these epochs"
     )
     batch: PositiveInt = Field(16, description="videos a step, over all processes; a smaller last one is dropped")
-    lr: PositiveFloat = Field(1e-3, description="AdamW learning rate")
-    weight_decay: NonNegativeFloat = Field(1e-4, description="AdamW weight decay")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="adamw: weights decay apart from the gradient; adam: the decay is added to it"
+    )
+    lr: PositiveFloat = Field(1e-3, description="learning rate")
+    weight_decay: NonNegativeFloat = Field(1e-4, description="weight decay")
     clip_norm: PositiveFloat | None = Field(None, description="gradient norm clipped to this; null: not clipped")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast type of training")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seeds weights, order, proposals and losses")

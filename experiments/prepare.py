@@ -40,6 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--subsets", nargs="+", default=["training", "validation"], help="first trained, last tested on")
     made.add_argument("--tscale", type=int, default=128, help="columns a row (default: %(default)s)")
     made.add_argument("--windows-stride-s", type=float, help="sliding windows; seconds between two feature columns")
+    made.add_argument("--fitted", action="store_true", help="each video its own stride, its duration over its columns")
     made.add_argument("--overlap", type=float, help="share of a window in common with the next (default: 0.5)")
     made.add_argument("--missing", choices=("error", "skip"), default="error", help="videos without features")
     made.add_argument(
@@ -56,8 +57,9 @@ def spec_tree(args: argparse.Namespace) -> dict[str, Any]:
     windows = None
     if args.windows_stride_s is not None:
         windows = {"stride_s": args.windows_stride_s, "overlap": 0.5 if args.overlap is None else args.overlap}
-    elif args.overlap is not None:
-        raise Misuse("--overlap belongs to sliding windows; give --windows-stride-s too")
+        windows["fitted"] = args.fitted
+    elif args.overlap is not None or args.fitted:
+        raise Misuse("--overlap and --fitted belong to sliding windows; give --windows-stride-s too")
     return {
         "source": {"name": name, "args": paths},
         "tscale": args.tscale,

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,32 @@ from reports.render import render_run
 
 SPECS = Path(__file__).parent / "specs"
 RUNS = Path("runs")
-PAPER_VIDEOS, PAPER_EPOCHS = 10_024, 6  # Source: METHOD 8, ActivityNet-1.3's training subset
 
 
-def paper_size(precision: str) -> Spec:
-    return read_spec(SPECS / "paper.yaml", [f"training.precision={precision}"])
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's specs by preset, and what its full schedule trains on."""
+
+    specs: dict[str, str]
+    rows: int
+    row: str
+
+    def spec(self, preset: str, *overrides: str) -> Spec:
+        return read_spec(SPECS / self.specs[preset], overrides)
+
+
+BENCHMARKS = {
+    "anet": Benchmark(
+        {"smoke": "smoke.yaml", "laptop": "laptop.yaml", "paper": "paper.yaml"},
+        rows=10_024,  # Source: METHOD 8, ActivityNet-1.3's training subset
+        row="videos",
+    ),
+    "thumos": Benchmark(
+        {"smoke": "thumos_smoke.yaml", "laptop": "thumos_laptop.yaml", "paper": "thumos_i3d.yaml"},
+        rows=2_440,  # of the 4,796 windows of the 200 training videos, those with a segment
+        row="windows",
+    ),
+}
 
 
 def _make(spec: Spec, device: torch.device | None = None) -> measure.Made:
@@ -35,12 +57,12 @@ def _make(spec: Spec, device: torch.device | None = None) -> measure.Made:
     return model, build.build_optimizer(spec, model)
 
 
-def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
-    """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` videos."""
+def paper_figures(benchmark: Benchmark, device: torch.device, steps: int, timed: int) -> list[Figure]:
+    """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` rows."""
     where, figures = measure.device_name(device), []
     with bar("measuring at the paper's size") as advance:
         for n, precision in enumerate(("float32", "bfloat16")):
-            spec, dtype = paper_size(precision), build.DTYPES[precision]
+            spec, dtype = benchmark.spec("paper", f"training.precision={precision}"), build.DTYPES[precision]
             data, videos = spec.data, spec.training.batch
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
             traced_note = f"{size}; the LSTM kernels' own workspace apart"
@@ -51,7 +73,8 @@ def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
             batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
             seconds = measure.step_seconds(_make(spec, device), batch, dtype, steps=steps)
             measured_size = f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}"
-            schedule = seconds / timed * videos * (PAPER_VIDEOS // videos) * PAPER_EPOCHS
+            epochs = spec.training.epochs
+            schedule = seconds / timed * videos * (benchmark.rows // videos) * epochs
             advance(2 * n + 2, 4, f"timed {precision}")
             for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
                 name = f"paper_{part}_memory_{precision}"
@@ -80,21 +103,21 @@ def paper_figures(device: torch.device, steps: int, timed: int) -> list[Figure]:
                     unit="s",
                     evidence="projected",
                     device=where,
-                    note=f"{PAPER_VIDEOS:,} videos x {PAPER_EPOCHS} epochs from {steps} steps at {measured_size}",
+                    note=f"{benchmark.rows:,} {benchmark.row} x {epochs} epochs from {steps} steps at {measured_size}",
                 ),
             ]
     return figures
 
 
 def chosen_spec(args: argparse.Namespace) -> Spec:
-    """The preset, on the user's ActivityNet where given. Raises Misuse where files that belong together are missing."""
+    """The preset, on the user's files where given. Raises Misuse where files that belong together are missing."""
     preset = args.preset or ("paper" if args.features else "laptop")
-    tree = read_tree(SPECS / f"{preset}.yaml")
+    tree = read_tree(SPECS / BENCHMARKS[args.benchmark].specs[preset])
     if args.features:
         if not args.annotations:
             raise Misuse("--features needs --annotations, the ground truth in the ActivityNet layout")
         given: dict[str, Any] = {
-            "mark": args.mark,
+            "mark": args.mark or args.benchmark,
             "features": str(args.features),
             "annotations": str(args.annotations),
         }
@@ -104,7 +127,7 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
             source = {"name": "packed", "args": given}
         else:
             source = {"name": "features", "args": {**given, "pattern": args.pattern, "layout": args.layout}}
-        tree = merge(tree, {"name": f"anet-{preset}", "data": {"source": source, "missing": args.missing}})
+        tree = merge(tree, {"name": f"{args.benchmark}-{preset}", "data": {"source": source, "missing": args.missing}})
         if args.blocked:
             tree = merge(tree, {"evaluation": {"blocked": args.blocked}})
     elif args.annotations or args.classifier or args.blocked:
@@ -115,11 +138,12 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
 def work(args: argparse.Namespace) -> dict[str, Any]:
     spec = chosen_spec(args)
     say(f"run: {run_folder(spec, RUNS)}")
-    words = "nox -s reproduce_anet" + (f" -- {shlex.join(args.typed)}" if args.typed else "")
+    typed = args.typed[2:] if args.typed[:2] == ["--benchmark", args.benchmark] else args.typed
+    words = f"nox -s reproduce_{args.benchmark}" + (f" -- {shlex.join(typed)}" if typed else "")
     folder, record = run_in(RUNS, spec, words)
     if record.figure("paper_peak_memory_float32") is None:
         steps, timed = (1, 4) if args.preset == "smoke" else (3, 16)
-        added = paper_figures(build.build_device(spec), steps, timed)
+        added = paper_figures(BENCHMARKS[args.benchmark], build.build_device(spec), steps, timed)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
     pages = render_run(folder, args.out)
@@ -145,14 +169,15 @@ def show(result: dict[str, Any]) -> None:
 def run(argv: Sequence[str] | None = None) -> int:
     made = parser(
         "experiments.reproduce",
-        "Reproduce ETAD: on ActivityNet-1.3 features where given, on the synthetic set where not.",
+        "Reproduce ETAD: on features of ActivityNet-1.3 or THUMOS-14 where given, on the synthetic set where not.",
         "python -m experiments.reproduce --features feats --annotations activity_net.v1-3.min.json --classifier cuhk.json",
     )
+    made.add_argument("--benchmark", choices=sorted(BENCHMARKS), default="anet", help="default: %(default)s")
     made.add_argument("--preset", choices=("smoke", "laptop", "paper"), help="default: laptop; paper with --features")
     made.add_argument("--features", type=Path, help="prepared features, a directory of .npy files, or one HDF5 file")
     made.add_argument("--annotations", type=Path, help="ground truth in the ActivityNet layout")
-    made.add_argument("--classifier", type=Path, help="video-level classes (JSON of either public layout, or CSV)")
-    made.add_argument("--mark", default="anet", help="the data's name beside every figure (default: %(default)s)")
+    made.add_argument("--classifier", type=Path, help="video-level classes (JSON, CSV or uNet_test.npy)")
+    made.add_argument("--mark", help="the data's name beside every figure (default: the benchmark's)")
     made.add_argument("--blocked", help="ids left out of the evaluation: anet-79, or a JSON file")
     made.add_argument("--pattern", default="v_{id}.npy", help="name of a video's feature file (default: %(default)s)")
     made.add_argument(

@@ -244,8 +244,8 @@ def frames(spec: Spec, folder: Path) -> Any:
 
 
 def optimizer(spec: Spec) -> Any:
-    groups = build.build_optimizer(spec, build.build_detector(spec)).param_groups
-    return [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    made = build.build_optimizer(spec, build.build_detector(spec))
+    return type(made).__name__, [{k: v for k, v in group.items() if k != "params"} for group in made.param_groups]
 
 
 VIDEO = "data.video={frames: 2, short_side: 12, size: 8}"
@@ -262,6 +262,7 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "data.channels": (detector, "40", ()),
     "data.windows": (corpus, "{stride_s: 2.0}", ()),
     "data.windows.stride_s": (corpus, "1.5", (WINDOWS,)),
+    "data.windows.fitted": (corpus, "true", (WINDOWS,)),
     "data.windows.overlap": (corpus, "0.25", (WINDOWS,)),
     "data.windows.min_inside": (rows, "0.1", ("data.windows={stride_s: 1.0}",)),
     "data.video": (frames, "{frames: 2, short_side: 12, size: 8}", ()),
@@ -299,6 +300,7 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "loss.offset_weight": (criterion, "9.0", ()),
     "loss.class_weight": (criterion, "1.0", ()),
     "loss.sampling": (criterion, "released", ()),
+    "training.optimizer": (optimizer, "adam", ()),
     "training.lr": (optimizer, "0.01", ()),
     "training.weight_decay": (optimizer, "0.0", ()),
     "training.seed": (detector, "1", ()),

@@ -14,6 +14,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+from etad.data.annotations import read_annotations
+from etad.data.batches import segments_of_row
+from etad.data.windows import row_spans
 from etad.record import Figure, read_record
 from experiments import reproduce
 
@@ -185,3 +188,43 @@ def test_misuse_and_failures(
     assert (found, said.out) == (code, "")
     assert words in said.err
     assert not list(own.glob("site/*"))
+
+
+def test_the_thumos_protocol(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.run(["--benchmark", "thumos", "--preset", "smoke", "--seed", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["command"] == "nox -s reproduce_thumos -- --preset smoke --seed 1 --json"
+    assert result["data"]["mark"] == "synthetic-1/thumos14"
+    assert [f["name"] for f in result["figures"] if f["name"].startswith("mAP")][:5] == [
+        f"mAP@0.{n}0" for n in (3, 4, 5, 6, 7)
+    ]
+    detections = json.loads((own / result["folder"] / "detections.json").read_text())["results"]
+    most = max(map(len, detections.values()))
+    assert 200 < most <= 400  # segments a video, each with its two best classes
+    windows = json.loads((own / result["folder"] / "record.json").read_text())["details"]["anchors_a_video"]
+    assert windows == {"training": 39, "testing": 392}  # a tenth of the anchors of up to half a window
+
+
+def test_the_thumos_specs_differ_in_size_alone() -> None:
+    full, laptop, smoke = (reproduce.BENCHMARKS["thumos"].spec(preset) for preset in ("paper", "laptop", "smoke"))
+    assert full.data.windows is not None
+    for small in (laptop, smoke):
+        assert small.data.windows is not None
+        length_s = small.data.tscale * small.data.windows.stride_s
+        assert length_s == pytest.approx(full.data.tscale * full.data.windows.stride_s, rel=1e-3)
+        assert small.evaluation == full.evaluation
+        assert small.inference == full.inference
+        assert small.proposals == full.proposals
+    assert (full.training.optimizer, full.training.lr, full.training.epochs) == ("adam", 1e-4, 8)
+
+
+def test_the_rows_of_thumos_full_schedule(shared: Path) -> None:
+    spec = reproduce.BENCHMARKS["thumos"].spec("paper").data
+    assert spec.windows is not None
+    count = 0
+    for video in read_annotations(shared / "data" / "thumos" / "thumos14.json").subset(spec.train_subset):
+        t = round(video.duration_s / spec.windows.stride_s)
+        for span in row_spans(t, video.duration_s, spec.tscale, spec.windows):
+            inside = segments_of_row(video.segments_s, span, spec.windows.min_inside)
+            count += bool(len(inside)) and bool((inside[:, 1] - inside[:, 0]).max() >= spec.min_length)
+    assert count == reproduce.BENCHMARKS["thumos"].rows

@@ -36,6 +36,14 @@ def test_each_column_stands_at_its_seconds(t: int, tscale: int, overlap: float, 
             assert value == (round(column_at) + 1 if round(column_at) < t else 0)
 
 
+@given(lengths, scales, st.floats(0.1, 1e3))
+def test_a_fitted_stride_ends_with_the_video(t: int, tscale: int, duration_s: float) -> None:
+    spans = row_spans(t, duration_s, tscale, WindowSpec(stride_s=1.0, fitted=True))
+    assert spans[0, 0] == 0
+    np.testing.assert_allclose(spans[-1, 1], duration_s * max(t, tscale) / t)
+    np.testing.assert_allclose(spans[:, 1] - spans[:, 0], tscale * duration_s / t)
+
+
 def test_a_whole_video_is_one_row() -> None:
     x = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float16)
     assert make_rows(x, 10, None).tolist() == [x.tolist()]

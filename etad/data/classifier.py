@@ -3,13 +3,17 @@
 import csv
 import io
 from collections.abc import Collection, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from etad.data.annotations import DataError, load_json, match_id, number, text
 from etad.data.samples import VideoScores
 
 COLUMNS = ["id", "label", "score"]
+UNTRIMMEDNET = "untrimmednet_thumos14.json"  # what the public array of THUMOS-14's test scores holds
 Row = tuple[str, str, float]  # id as it stands in the file, label, score
 
 
@@ -17,7 +21,8 @@ def read_classifier(path: str | Path, ids: Collection[str]) -> VideoScores:
     """Each video's (label, score), best first, equal scores in file order; only of videos among `ids`.
 
     Layouts: ActivityNet's `{"results": {id: [scores]}, "class": [labels]}`; `{id: {"class": label, "score": score}}`;
-    CSV with the columns id,label,score. An id may carry the prefix `v_` or not. Raises DataError.
+    CSV with the columns id,label,score; an array .npy [videos, classes] with a JSON of its name beside it, else read as
+    UntrimmedNet's of THUMOS-14 (`_array`). An id may carry the prefix `v_` or not. Raises DataError.
     """
     path, known = Path(path), frozenset(ids)
     scores: dict[str, dict[str, float]] = {}
@@ -52,6 +57,8 @@ def check_labels(scores: VideoScores, classes: Collection[str]) -> None:
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    if path.suffix == ".npy":
+        return _array(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             content = file.read()
@@ -83,6 +90,36 @@ def _single(tree: dict[str, Any]) -> Iterator[Row]:
         if not isinstance(entry, dict) or entry.keys() != {"class", "score"}:
             raise ValueError(f"video {id!r} needs {{class, score}}, and nothing else")
         yield id, text(entry["class"], f"video {id!r}: class"), number(entry["score"], f"video {id!r}: score")
+
+
+def _array(path: Path) -> Iterator[Row]:
+    """Rows of an array, named by `{"ids": [id of each row], "columns": {label: its column}}`; other columns are not read.
+
+    Ids may be a pattern like `video_test_{:07d}`, numbered from 1. Source: the 20 columns of UCF-101's 101 classes are
+    those that the public THUMOS-14 code takes.
+    """
+    beside = path.with_suffix(".json")
+    if beside.exists():
+        named, _ = load_json(beside)
+    else:
+        with resources.as_file(resources.files("etad.data") / "tables" / UNTRIMMEDNET) as table:
+            named, _ = load_json(table)
+    try:
+        scores = np.load(path, allow_pickle=False)
+        ids, columns = named["ids"], named["columns"]
+        if isinstance(ids, str):
+            ids = [ids.format(n) for n in range(1, len(scores) + 1)]
+        taken = scores[:, list(columns.values())].astype(np.float64)
+        pairs = list(zip(ids, taken.tolist(), strict=True))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this array: {error.strerror or error}") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError) as error:
+        raise ValueError(
+            f"not an array [videos, classes] as {beside.name if beside.exists() else UNTRIMMEDNET} names it ({error})"
+        ) from None
+    for id, row in pairs:
+        for label, score in zip(columns, row, strict=True):
+            yield id, label, number(score, f"video {id!r}: score")
 
 
 def _csv(content: str) -> Iterator[Row]:

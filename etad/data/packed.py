@@ -34,6 +34,7 @@ class WindowRule(Frozen):
 
     stride_s: float
     overlap: float
+    fitted: bool = False
 
 
 class Contents(Frozen):

@@ -120,7 +120,7 @@ def less(annotations: Annotations, subsets: Sequence[str], lost: Sequence[str], 
 
 
 def window_rule(windows: WindowSpec | None) -> WindowRule | None:
-    return None if windows is None else WindowRule(stride_s=windows.stride_s, overlap=windows.overlap)
+    return None if windows is None else WindowRule(**windows.model_dump(exclude={"min_inside"}))
 
 
 def check_pack(pack: PackedFeatures, spec: DataSpec) -> None:

@@ -31,9 +31,10 @@ Floats = NDArray[np.float64]
 NAME = "synthetic-1"
 
 
-def mark(variant: Variant, noise: float | None = None) -> str:
-    """Evidence mark; a set of another difficulty is not synthetic-1."""
+def mark(variant: Variant, noise: float | None = None, statistics: str = "anet13") -> str:
+    """Evidence mark; a set of another difficulty is not synthetic-1, one of other statistics is named after them."""
     name = NAME if noise is None else f"synthetic, noise {noise:g}"
+    name = name if statistics == "anet13" else f"{name}/{statistics}"
     return name if variant == "full" else f"{name}/{variant}"
 
 
@@ -60,7 +61,7 @@ class RowMaker:
     def __call__(self, id: str) -> NDArray[np.float16]:
         """Rows [W, T, C]."""
         video, columns, windows = self.videos[id], self.columns(id), self.spec.windows
-        width = windows.stride_s if windows else video.duration_s / columns
+        width = windows.stride_s if windows and not windows.fitted else video.duration_s / columns
         times = (np.arange(columns, dtype=np.float64) + 0.5) * width
         whole = Scene(self.model, video, self.seed, self.variant).features(self.patterns, times, width)
         return make_rows(whole, self.spec.tscale, windows) if windows else whole[None]
@@ -177,7 +178,7 @@ def synthetic(
     model = SYNTHETIC_1 if noise is None else SYNTHETIC_1.model_copy(update={"noise": noise})
     make = make_rows_over(spec, annotations, model=model, seed=seed, variant=variant)
     sources = {"ground truth": f"drawn: {table.source}"}
-    return _corpus(annotations, make, name=mark(variant, noise), sources=sources, statistics=statistics)
+    return _corpus(annotations, make, name=mark(variant, noise, statistics), sources=sources, statistics=statistics)
 
 
 def synthetic_over(
@@ -188,13 +189,15 @@ def synthetic_over(
     pack: str | None = None,
     seed: int = 0,
     variant: Variant = "full",
+    statistics: str = "anet13",
     train_videos: int | None = None,
     test_videos: int | None = None,
 ) -> Corpus:
     """A real annotation file with made-up features; the classifier is made up too unless its file is given.
 
     `pack`: the folder where `experiments.prepare --synthetic` put the features; without it they are made in memory.
-    `train_videos` and `test_videos` take that many, evenly spread over the file; null: all. Raises DataError.
+    `statistics` names the table whose fixed windows are the floor. `train_videos` and `test_videos` take that many,
+    evenly spread over the file; null: all. Raises DataError.
     """
     path = Path(annotations)
     truth = read_annotations(path)
@@ -218,7 +221,7 @@ def synthetic_over(
     truth = replace(truth, videos=kept)
     make, name = make_rows_over(spec, truth, seed=seed, variant=variant), f"{mark(variant)} over {path.name}"
     rows = _read_pack(pack, make, truth) if pack is not None else None
-    return _corpus(truth, make, name=name, sources=sources, statistics="anet13", classifier=scores, rows=rows)
+    return _corpus(truth, make, name=name, sources=sources, statistics=statistics, classifier=scores, rows=rows)
 
 
 DATASETS.register_module(name="synthetic", module=synthetic)

@@ -24,7 +24,8 @@ def row_spans(t: int, duration_s: float, tscale: int, windows: WindowSpec | None
     if windows is None:
         return np.array([[0.0, duration_s]])
     starts = window_starts(t, tscale, windows.overlap)
-    return np.multiply(np.stack([starts, starts + tscale], axis=1), windows.stride_s, dtype=np.float64)
+    stride_s = duration_s / t if windows.fitted else windows.stride_s
+    return np.multiply(np.stack([starts, starts + tscale], axis=1), stride_s, dtype=np.float64)
 
 
 def make_rows(features: NDArray[np.float16], tscale: int, windows: WindowSpec | None) -> NDArray[np.float16]:
