@@ -15,8 +15,7 @@ import torch
 from conftest import ROOT
 
 from etad.data.annotations import read_annotations
-from etad.data.batches import segments_of_row
-from etad.data.windows import row_spans
+from etad.data.windows import row_spans, segments_in_window
 from etad.record import Figure, read_record
 from experiments import reproduce
 
@@ -225,6 +224,6 @@ def test_the_rows_of_thumos_full_schedule(shared: Path) -> None:
     for video in read_annotations(shared / "data" / "thumos" / "thumos14.json").subset(spec.train_subset):
         t = round(video.duration_s / spec.windows.stride_s)
         for span in row_spans(t, video.duration_s, spec.tscale, spec.windows):
-            inside = segments_of_row(video.segments_s, span, spec.windows.min_inside)
+            inside, _ = segments_in_window(video.segments_s, span, spec.windows.min_inside)
             count += bool(len(inside)) and bool((inside[:, 1] - inside[:, 0]).max() >= spec.min_length)
     assert count == reproduce.BENCHMARKS["thumos"].rows
