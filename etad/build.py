@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from etad.data.batches import TrainingRows
 from etad.data.samples import Corpus
 from etad.engine import TrainingModel
-from etad.losses import Criterion
+from etad.losses import ClassLoss, Criterion
 from etad.model.aggregation import FeatureModule
 from etad.model.boundary import BoundaryHead
 from etad.model.detector import Detector
 from etad.model.head import Stage
 from etad.proposals import Draw, ProposalMap, proposal_map
 from etad.registry import AGGREGATORS, DATASETS, SAMPLERS, lookup
-from etad.spec import Spec
+from etad.spec import Spec, SpecError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -32,13 +32,16 @@ def build_device(spec: Spec) -> torch.device:
 
 def build_corpus(spec: Spec) -> Corpus:
     """The data set that the spec names. Raises SpecError, DataError."""
-    source = spec.data.source
-    return lookup(DATASETS, source, given=("spec",))(spec.data, **source.args)  # type: ignore[no-any-return]
+    source, head = spec.data.source, spec.model.class_head
+    corpus: Corpus = lookup(DATASETS, source, given=("spec",))(spec.data, **source.args)
+    if head and head.classes != (count := len(corpus.annotations.classes)):
+        raise SpecError(f"model.class_head.classes is {head.classes}, the annotations have {count}; set it to {count}")
+    return corpus
 
 
 def build_detector(spec: Spec) -> Detector:
     """The detector with weights drawn from training.seed, whatever was drawn before."""
-    model = spec.model
+    model, last = spec.model, len(spec.cascade.thresholds) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.training.seed)
         aggregator: nn.Module = lookup(AGGREGATORS, model.aggregator, given=("width",))(
@@ -61,8 +64,9 @@ def build_detector(spec: Spec) -> Detector:
                     head_width=model.head_width,
                     bins=spec.roi.bins,
                     extend=spec.roi.extend,
+                    classes=model.class_head.classes if model.class_head and s == last else 0,
                 )
-                for _ in spec.cascade.thresholds
+                for s in range(last + 1)
             ],
         )
 
@@ -83,7 +87,7 @@ def build_sampler(spec: Spec) -> Callable[[Draw], Tensor]:
 
 
 def build_criterion(spec: Spec) -> Criterion:
-    loss = spec.loss
+    loss, head = spec.loss, spec.model.class_head
     return Criterion(
         thresholds=spec.cascade.thresholds,
         iou_positive=loss.iou_positive,
@@ -93,6 +97,7 @@ def build_criterion(spec: Spec) -> Criterion:
         offset_weight=loss.offset_weight,
         class_weight=loss.class_weight,
         released=loss.sampling == "released",
+        classes=ClassLoss(positive=head.positive, weight=head.weight, focal=head.loss == "focal") if head else None,
     )
 
 

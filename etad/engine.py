@@ -86,11 +86,11 @@ class TrainingModel(BaseModel):
         anchors = self.anchors[self.sampler(draw)]
         self.drawn.fill_(anchors.shape[1])
         boundary = boundary_targets(segments, present, features.shape[1])
-        matched, _ = match(anchors, segments, present)
+        matched, place = match(anchors, segments, present)
         kinds = torch.arange(4 * len(self.criterion.thresholds), device=device).view(-1, 4, 1)
         draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=anchors.shape[1], device=device)
         out = self.detector(features.transpose(1, 2), anchors)
-        return self.criterion(out, matched, boundary, draws, _total)
+        return self.criterion(out, matched, boundary, draws, _total, batch["labels"].gather(1, place))
 
     def forward(self, mode: str = "loss", **batch: Any) -> dict[str, Tensor]:
         """mmengine's step calls this with the batch's fields. Raises TrainingError where the loss is not finite."""
@@ -180,8 +180,8 @@ class StepLog(Hook):  # type: ignore[misc]
     def before_train(self, runner: Runner) -> None:
         self.folder = Path(runner.work_dir)
         if runner.rank == 0:
-            names = [f"stage{s + 1}" for s in range(len(_unwrap(runner.model).criterion.thresholds))]
-            self._open("losses.csv", ["iteration", "epoch", "lr", "total", "boundary", *names], runner.iter)
+            names = _unwrap(runner.model).criterion.parts
+            self._open("losses.csv", ["iteration", "epoch", "lr", "total", *names], runner.iter)
             self._open("timings.csv", ["iteration", "seconds", "data_seconds"], runner.iter)
         self._reset()
 

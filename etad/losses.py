@@ -27,12 +27,16 @@ def _counts(total: Total, *masks: Tensor) -> Sequence[Tensor]:
     return total(torch.stack([mask.sum(dtype=torch.float64) for mask in masks])).unbind()
 
 
-def balanced_bce(p: Tensor, positive: Tensor, total: Total) -> Tensor:
-    """Half the mean over positives plus half the mean over negatives; one class empty: the mean over the other."""
+def _halves(positive: Tensor, total: Total) -> Tensor:
+    """Weights that sum to half over the positives and to half over the others; to one where the other half is empty."""
     P, N = _counts(total, positive, ~positive)
     share = torch.where((P > 0) & (N > 0), 0.5, 1.0)
-    weight = torch.where(positive, share / P.clamp_min(1), share / N.clamp_min(1))
-    return (_bce(p, positive) * weight.to(p.dtype)).sum()
+    return torch.where(positive, share / P.clamp_min(1), share / N.clamp_min(1))
+
+
+def balanced_bce(p: Tensor, positive: Tensor, total: Total) -> Tensor:
+    """Half the mean over positives plus half the mean over negatives; one class empty: the mean over the other."""
+    return (_bce(p, positive) * _halves(positive, total).to(p.dtype)).sum()
 
 
 def _kept(draw: Tensor, band: Tensor, rate: Tensor, released: bool) -> Tensor:
@@ -81,6 +85,33 @@ def offset_loss(offsets: Tensor, target: Tensor, chosen: Tensor, total: Total) -
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassLoss:
+    """Which class each anchor of the last stage is: its match's where its own tIoU lies above `positive`, or background.
+
+    Cross-entropy: half its mean over the positives plus half its mean over the background. Focal: the sum over all anchors
+    of (1 - p)^2 times it, p the probability of the right class, over the number of positives. Ours.
+    Source: Lin et al., Focal Loss, ICCV 2017 (gamma 2).
+    """
+
+    positive: float
+    weight: float
+    focal: bool
+
+    def __call__(self, stage: StageOutput, matched: Tensor, labels: Tensor, total: Total) -> Tensor:
+        """labels [B, K]: the class of each anchor's match."""
+        assert stage.classes is not None, "the detector has no class head"
+        logits = stage.classes.float()
+        positive = tiou(stage.anchors, matched) > self.positive
+        target = torch.where(positive, labels, logits.shape[-1] - 1)
+        loss = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        if not self.focal:
+            return self.weight * (loss * _halves(positive, total).to(loss.dtype)).sum()
+        (count,) = _counts(total, positive)
+        hard = (1.0 - (-loss).exp()).square()
+        return self.weight * (hard * loss).sum() / count.clamp_min(1).to(loss.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Criterion:
     """The total loss and its parts. Draws come from outside: uniform [S, 4, B, K], one row a sampled loss."""
 
@@ -92,6 +123,13 @@ class Criterion:
     offset_weight: float
     class_weight: float
     released: bool
+    classes: ClassLoss | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the loss is the sum of."""
+        stages = tuple(f"stage{s + 1}" for s in range(len(self.thresholds)))
+        return ("boundary", *stages, *(("classes",) if self.classes else ()))
 
     def __call__(
         self,
@@ -100,11 +138,15 @@ class Criterion:
         boundary: Tensor,
         draws: Tensor,
         total: Total = lambda counts: counts,
+        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """matched [B, K, 2]: every anchor's segment; boundary [B, 2, T]. Returns `boundary`, `stage1` .. and `loss`."""
+        """matched [B, K, 2]: every anchor's segment, labels [B, K] its class; boundary [B, 2, T]. Returns `parts`, `loss`."""
         parts = {"boundary": self.boundary(out.boundary.float(), boundary, total)}
         for s, stage in enumerate(out.stages):
             parts[f"stage{s + 1}"] = self.stage(stage, self.thresholds[s], matched, boundary, draws[s], total)
+        if self.classes is not None:
+            assert labels is not None
+            parts["classes"] = self.classes(out.stages[-1], matched, labels, total)
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
     def boundary(self, p: Tensor, target: Tensor, total: Total) -> Tensor:

@@ -21,6 +21,7 @@ class Scored:
     scores: Floats  # [K] in [0, 1]
     boundary: Floats  # [2, T] start and end probability
     span_s: tuple[float, float]  # the row's seconds in its video
+    classes: tuple[NDArray[np.int64], Floats] | None = None  # [K, n] each one's likeliest, and their probabilities
 
 
 def boundary_candidates(start: Floats, end: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -44,33 +45,46 @@ def keep(segments: Floats, start: NDArray[np.bool_], end: NDArray[np.bool_]) -> 
 
 
 def soft_nms(
-    segments: Floats, scores: Floats, *, sigma: float, count: int
+    segments: Floats, scores: Floats, labels: NDArray[np.int64] | None = None, *, sigma: float, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices of the `count` best of segments [K, 2] by Gaussian soft-NMS, best first, and their decayed scores.
 
-    Each pick multiplies the others that overlap it by exp(-tIoU^2 / sigma). No minimum score; on equal scores the first
-    index wins. Source: METHOD 10. Differs: the released code never takes the last candidate left; here all are taken.
+    Each pick multiplies the others that overlap it, of its own label where labels [K] are given, by exp(-tIoU^2 / sigma).
+    No minimum score; on equal scores the lower label wins, then the first index. With labels this is soft-NMS of each
+    class alone, their picks merged by score: a class's scores only fall. Source: METHOD 10. Differs: the released code
+    never takes the last candidate left; here all are taken.
     """
-    starts, ends = np.ascontiguousarray(segments.T, dtype=np.float64)
-    lengths, left = ends - starts, scores.astype(np.float64)
-    inter, other = np.empty_like(left), np.empty_like(left)
-    picks, decayed = np.empty((2, min(count, len(left))))
+    order = np.arange(len(scores)) if labels is None else np.argsort(labels, kind="stable")
+    starts, ends = np.ascontiguousarray(segments[order].T, dtype=np.float64)
+    lengths, scores = ends - starts, scores[order].astype(np.float64)
+    groups = np.zeros(len(order), np.int64) if labels is None else labels[order]
+    first, last = np.searchsorted(groups, groups, "left").tolist(), np.searchsorted(groups, groups, "right").tolist()
+    inters, others = np.empty_like(scores), np.empty_like(scores)
+    picks, decayed = np.empty((2, min(count, len(scores))))
     for n in range(len(picks)):
-        best = left.argmax()
-        picks[n], decayed[n] = best, left[best]
-        left[best] = -np.inf
-        # In place: these few passes over K numbers are the whole cost.
-        np.minimum(ends, ends[best], out=inter)
-        np.maximum(starts, starts[best], out=other)
+        best = scores.argmax()
+        picks[n], decayed[n] = best, scores[best]
+        scores[best] = -np.inf
+        # In place: these few passes over the numbers of one class are the whole cost.
+        own = slice(first[best], last[best])
+        inter, other = inters[own], others[own]
+        np.minimum(ends[own], ends[best], out=inter)
+        np.maximum(starts[own], starts[best], out=other)
         inter -= other
         np.maximum(inter, 0.0, out=inter)
-        np.add(lengths, lengths[best], out=other)
+        np.add(lengths[own], lengths[best], out=other)
         other -= inter
         np.divide(inter, other, out=inter, where=inter > 0)
         inter *= inter
         inter *= -1.0 / sigma
-        left *= np.exp(inter, out=inter)
-    return picks.astype(np.int64), decayed
+        scores[own] *= np.exp(inter, out=inter)
+    return order[picks.astype(np.int64)], decayed
+
+
+def _inside(segments_s: NDArray[np.float64], duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Segments clipped to the video, and which of them have a length there."""
+    clipped = np.clip(segments_s, 0.0, duration_s)
+    return clipped, clipped[:, 1] > clipped[:, 0]
 
 
 def label(
@@ -84,8 +98,7 @@ def label(
     Those of no length after clipping are dropped. None: the one class 0, scores as they are. A segment's copies follow each
     other. Source: METHOD 10. Differs: the released code keeps segments of no length.
     """
-    clipped = np.clip(segments_s, 0.0, duration_s)
-    whole = clipped[:, 1] > clipped[:, 0]
+    clipped, whole = _inside(segments_s, duration_s)
     clipped, scores = clipped[whole], scores[whole]
     index, factor = np.array([(0, 1.0)] if classes is None else classes, dtype=np.float64).reshape(-1, 2).T
     return (
@@ -93,6 +106,19 @@ def label(
         np.tile(index.astype(np.int64), len(clipped)),
         (scores[:, None] * factor).reshape(-1),
     )
+
+
+def _kept(row: Scored, candidates: Literal["boundary", "all"]) -> Found:
+    """A row's proposals at candidates, in seconds; one for each class that a proposal may carry, its score multiplied."""
+    if not (np.isfinite(row.segments).all() and np.isfinite(row.scores).all()):
+        raise ValueError("the detector gave proposals or scores that are not finite")
+    mask = slice(None) if candidates == "all" else keep(row.segments, *boundary_candidates(*row.boundary))
+    segments_s = row.span_s[0] + row.segments[mask].astype(np.float64) * (row.span_s[1] - row.span_s[0])
+    scores = row.scores[mask].astype(np.float64)
+    if row.classes is None:
+        return segments_s, np.zeros(len(scores), np.int64), scores
+    labels, shares = row.classes[0][mask], row.classes[1][mask]
+    return segments_s.repeat(labels.shape[1], axis=0), labels.reshape(-1), (scores[:, None] * shares).reshape(-1)
 
 
 def postprocess_video(
@@ -106,19 +132,21 @@ def postprocess_video(
 ) -> Found:
     """Detections of one video from its rows: candidates, seconds, windows merged, soft-NMS, and only then clipped, labelled.
 
-    `classes` are the video's best classes as (index, score), best first and no more than wanted. Raises ValueError where a
-    proposal or score is not finite. Source: METHOD 10.
+    `classes` are the video's best classes as (index, score), best first and no more than wanted. Rows that carry classes
+    of their own go without: each class has its own soft-NMS, on score x probability, and max_detections are kept of all.
+    Raises ValueError where a proposal or score is not finite. Source: METHOD 10; classes of their own are ours.
     """
-    segments, scores = [np.empty((0, 2))], [np.empty(0)]
+    found: list[Found] = [(np.empty((0, 2)), np.empty(0, np.int64), np.empty(0))]
+    own = False
     for row in rows:
-        if not (np.isfinite(row.segments).all() and np.isfinite(row.scores).all()):
-            raise ValueError("the detector gave proposals or scores that are not finite")
-        mask = slice(None) if candidates == "all" else keep(row.segments, *boundary_candidates(*row.boundary))
-        segments.append(row.span_s[0] + row.segments[mask].astype(np.float64) * (row.span_s[1] - row.span_s[0]))
-        scores.append(row.scores[mask].astype(np.float64))
-    merged, scored = np.concatenate(segments), np.concatenate(scores)
-    picks, decayed = soft_nms(merged, scored, sigma=sigma, count=max_detections)
-    return label(merged[picks], decayed, duration_s, classes)
+        found.append(_kept(row, candidates))
+        own |= row.classes is not None
+    segments_s, labels, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    picks, decayed = soft_nms(segments_s, scores, labels if own else None, sigma=sigma, count=max_detections)
+    if not own:
+        return label(segments_s[picks], decayed, duration_s, classes)
+    clipped, whole = _inside(segments_s[picks], duration_s)
+    return clipped[whole], labels[picks][whole], decayed[whole]
 
 
 def collect(ids: tuple[str, ...], classes: tuple[str, ...], found: Sequence[Found]) -> Detections:

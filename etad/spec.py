@@ -95,6 +95,19 @@ class DataSpec(Frozen):
     )
 
 
+class ClassHeadSpec(Frozen):
+    """Classes of the detector's own instead of a video-level classifier's. Ours: the paper has none."""
+
+    classes: PositiveInt = Field(description="C, as many as the annotations have")
+    positive: Fraction = Field(
+        0.5, description="tIoU of the last stage's input anchor above which it is its segment's class, else background"
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="cross-entropy, positives and background half each; focal: all, over the positives"
+    )
+    weight: NonNegativeFloat = Field(1.0, description="weight of this loss")
+
+
 class ModelSpec(Frozen):
     """Feature module and heads. Source: METHOD 2, 3, 5."""
 
@@ -104,6 +117,9 @@ class ModelSpec(Frozen):
     aggregator: Entry = Field(Entry(name="lstm"), description="entry of the AGGREGATORS registry")
     roi_width: PositiveInt = Field(512, description="outputs of the first linear layer over a RoI")
     head_width: PositiveInt = Field(128, description="hidden width of a stage's MLPs")
+    class_head: ClassHeadSpec | None = Field(
+        None, description="classes read off the last stage's RoIs; null: the paper's, labelled from outside"
+    )
 
 
 class RoISpec(Frozen):
@@ -178,8 +194,10 @@ class InferenceSpec(Frozen):
         "boundary", description="keep proposals at boundary candidates, or all"
     )
     sigma: PositiveFloat = Field(0.35, description="Gaussian soft-NMS: overlaps decay by exp(-tIoU^2 / sigma)")
-    max_detections: PositiveInt = Field(100, description="segments kept a video")
-    top_classes: PositiveInt = Field(2, description="video-level classes that label each segment")
+    max_detections: PositiveInt = Field(100, description="segments kept a video; with a class head, detections")
+    top_classes: PositiveInt = Field(
+        2, description="video-level classes that label each segment; with a class head, classes a proposal may carry"
+    )
 
 
 class EvaluationSpec(Frozen):

@@ -25,7 +25,8 @@ EXAMPLES = 6  # videos kept for timelines
 
 def tested(spec: Spec, corpus: Corpus, folder: Path, detector: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     """Detects and evaluates; writes detections, matches and examples into the folder. The fields of a record."""
-    annotations = corpus.annotations if corpus.classifier is not None else class_agnostic(corpus.annotations)
+    labelled = corpus.classifier is not None or spec.model.class_head is not None
+    annotations = corpus.annotations if labelled else class_agnostic(corpus.annotations)
     began = time.perf_counter()
     detections, examples = detect(spec, corpus, annotations, detector, device)
     seconds, where = time.perf_counter() - began, measure.device_name(device)
@@ -65,13 +66,14 @@ def detect(
             detector,
             samples,
             build.build_test_anchors(spec),
+            top_classes=wanted.top_classes,
             dtype=build.DTYPES[wanted.precision],
             device=device,
             progress=lambda done, total: advance(done, total, ""),
         )
         for id, scored in _by_video(samples.ids, rows):
             video = annotations.videos[id]
-            classes = classes_of(corpus, annotations, id, wanted.top_classes)
+            classes = None if spec.model.class_head else classes_of(corpus, annotations, id, wanted.top_classes)
             found.append(
                 postprocess_video(
                     scored,

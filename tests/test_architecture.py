@@ -15,7 +15,7 @@ import pytest
 import torch
 from clips import noise, write_clip, write_truth
 from pydantic import BaseModel
-from test_losses import example
+from test_losses import example, labelled
 
 from etad import build
 from etad.data.annotations import DataError
@@ -151,6 +151,12 @@ def criterion(spec: Spec) -> Any:
     return {name: round(float(value), 9) for name, value in parts.items()}
 
 
+def class_loss(spec: Spec) -> Any:
+    out, matched, boundary, labels = labelled(0)
+    draws = uniform(3, count=2880).view(3, 4, 4, 60)
+    return float(build.build_criterion(spec)(out, matched, boundary, draws, labels=labels)["loss"])
+
+
 @cache
 def whole(tscale: int) -> Corpus:
     return synthetic(DataSpec(tscale=tscale, channels=32), train_videos=6, test_videos=4, classes=3)
@@ -250,6 +256,7 @@ def optimizer(spec: Spec) -> Any:
 
 VIDEO = "data.video={frames: 2, short_side: 12, size: 8}"
 WINDOWS = "data.windows={stride_s: 2.0}"
+HEAD = "model.class_head={classes: 3}"
 BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     # knob: (what to look at, the alternative, what else holds for both)
     "data.source.name": (
@@ -286,6 +293,11 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "model.aggregator.args": (detector, "{depth: 2}", (f"model.aggregator.name={__name__}:deep",)),
     "model.roi_width": (detector, "12", ()),
     "model.head_width": (detector, "12", ()),
+    "model.class_head": (detector, "{classes: 3}", ()),
+    "model.class_head.classes": (detector, "4", (HEAD,)),
+    "model.class_head.positive": (class_loss, "0.6", (HEAD,)),
+    "model.class_head.loss": (class_loss, "focal", (HEAD,)),
+    "model.class_head.weight": (class_loss, "2.0", (HEAD,)),
     "roi.bins": (detector, "4", ()),
     "roi.extend": (detector, "0.25", ()),
     "cascade.thresholds": (criterion, "[0.6, 0.8, 0.9]", ()),

@@ -156,9 +156,11 @@ def test_loading_processes_change_nothing(whole: Path, tmp_path: Path) -> None:
     assert_same_run(whole, tmp_path)
 
 
-def test_two_processes_of_four_take_the_step_of_one_of_eight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["null", "{classes: 3}"])
+def test_two_processes_of_four_take_the_step_of_one_of_eight(head: str, tmp_path: Path) -> None:
     one_step = [
         "training.batch=8",
+        f"model.class_head={head}",
         "training.epochs=1",
         "data.source.args={train_videos: 15, test_videos: 2, classes: 3}",
     ]

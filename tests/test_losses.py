@@ -14,7 +14,7 @@ from test_model import released_state
 from torch import Tensor
 
 from etad.build import build_detector
-from etad.losses import Criterion, balanced_bce, offset_loss, sampled_bce, sampled_l2
+from etad.losses import ClassLoss, Criterion, balanced_bce, offset_loss, sampled_bce, sampled_l2
 from etad.model.detector import Detector, DetectorOutput, StageOutput
 from etad.model.released import from_released
 from etad.randomness import uniform
@@ -321,6 +321,80 @@ def test_two_processes_make_the_whole_batch(released: bool, heavy: bool) -> None
             break
     for name, value in whole.items():
         assert float(parts[0][name] + parts[1][name]) == pytest.approx(float(value), rel=1e-5), name
+
+
+# --- the class head
+
+
+def labelled(seed: int, classes: int = 3) -> tuple[DetectorOutput, Tensor, Tensor, Tensor]:
+    """`example` with logits of a class head on the last stage, and a label of each match."""
+    out, matched, boundary = example(seed)
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(*matched.shape[:2], classes + 1, generator=generator, dtype=torch.float64)
+    last = replace(out.stages[-1], classes=logits)
+    labels = torch.randint(0, classes, matched.shape[:2], generator=generator)
+    return replace(out, stages=(*out.stages[:-1], last)), matched, boundary, labels
+
+
+def slow_class_loss(out: DetectorOutput, matched: Tensor, labels: Tensor, positive: float, focal: bool) -> float:
+    stage = out.stages[-1]
+    assert stage.classes is not None
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for anchor, gt, label, logits in zip(
+        stage.anchors.reshape(-1, 2).tolist(),
+        matched.reshape(-1, 2).tolist(),
+        labels.flatten().tolist(),
+        stage.classes.flatten(0, 1).tolist(),
+        strict=True,
+    ):
+        shared = max(0.0, min(anchor[1], gt[1]) - max(anchor[0], gt[0]))
+        action = shared / (anchor[1] - anchor[0] + gt[1] - gt[0] - shared) > positive
+        p = math.exp(logits[label if action else -1]) / sum(math.exp(x) for x in logits)
+        losses[action].append(-((1 - p) ** 2) * math.log(p) if focal else -math.log(p))
+    if focal:
+        return sum(losses[True] + losses[False]) / max(1, len(losses[True]))
+    means = [sum(part) / len(part) for part in losses.values() if part]
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize("focal", [False, True])
+@pytest.mark.parametrize("positive", [0.0, 0.6, 1.0])  # every anchor overlaps its match; none is positive
+def test_the_class_loss_is_a_loop_over_anchors(focal: bool, positive: float) -> None:
+    out, matched, boundary, labels = labelled(2)
+    draws = uniform(3, count=3 * 4 * 240).view(3, 4, 4, 60)
+    plain = CRITERION(out, matched, boundary, draws)
+    loss = ClassLoss(positive=positive, weight=2.0, focal=focal)
+    parts = replace(CRITERION, classes=loss)(out, matched, boundary, draws, labels=labels)
+    assert tuple(parts) == (*replace(CRITERION, classes=loss).parts, "loss")
+    assert float(parts["classes"]) == pytest.approx(2 * slow_class_loss(out, matched, labels, positive, focal))
+    assert float(parts["loss"]) == pytest.approx(float(plain["loss"] + parts["classes"]))
+    assert all(torch.equal(parts[name], plain[name]) for name in CRITERION.parts)
+
+
+def test_a_class_that_is_right_costs_nothing_and_a_wrong_one_does() -> None:
+    out, matched, *_, labels = labelled(0)
+    sure = torch.nn.functional.one_hot(labels, 4) * 50.0
+    stage = replace(out.stages[-1], anchors=matched, classes=sure)
+    for focal in (False, True):
+        loss = ClassLoss(positive=0.5, weight=1.0, focal=focal)
+        assert float(loss(stage, matched, labels, one)) == pytest.approx(0.0, abs=1e-6)
+        assert float(loss(stage, matched, (labels + 1) % 3, one)) == pytest.approx(50.0)
+        assert float(loss(replace(stage, anchors=matched + 2), matched, labels, one)) > 49  # background called a class
+
+
+@pytest.mark.parametrize("focal", [False, True])
+def test_two_processes_make_the_whole_class_loss(focal: bool) -> None:
+    out, matched, _, labels = labelled(1)
+    loss, stage = ClassLoss(positive=0.6, weight=1.0, focal=focal), out.stages[-1]
+    assert stage.classes is not None
+    exchange, parts = Exchange(2), [0.0, 0.0]
+    while True:
+        for half, rows in enumerate((slice(0, 1), slice(1, 4))):
+            share = StageOutput(stage.anchors[rows], stage.iou[rows], stage.offsets[rows], stage.classes[rows])
+            parts[half] = float(loss(share, matched[rows], labels[rows], exchange.total(half)))
+        if not exchange.grew():
+            break
+    assert sum(parts) == pytest.approx(float(loss(stage, matched, labels, one)))
 
 
 # --- edges

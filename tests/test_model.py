@@ -294,6 +294,44 @@ def test_boundary_head_is_two_convolutions_and_a_sigmoid() -> None:
         torch.testing.assert_close(head(x), want)
 
 
+def headed(classes: int = 5) -> Detector:
+    return build_detector(parse_spec({**SMALL, "model": {**SMALL["model"], "class_head": {"classes": classes}}})).eval()
+
+
+def test_a_class_head_adds_to_the_last_stage_and_changes_nothing_else(small: Detector) -> None:
+    made = headed()
+    more = made.state_dict().keys() - small.state_dict().keys()
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in more} == {"stages.2.classes"}
+    made.load_state_dict(small.state_dict(), strict=False)
+    features, anchors = inputs(2, 9)
+    with torch.no_grad():
+        ours, plain = made(features, anchors), small(features, anchors)
+    assert torch.equal(ours.boundary, plain.boundary)
+    for a, b in zip(ours.stages, plain.stages, strict=True):
+        assert torch.equal(a.iou, b.iou)
+        assert torch.equal(a.offsets, b.offsets)
+    assert plain.classes() is None
+    assert [s.classes is not None for s in ours.stages] == [False, False, True]
+
+
+def test_class_probabilities_leave_the_background_out() -> None:
+    features, anchors = inputs(2, 9)
+    with torch.no_grad():
+        out = headed(5)(features, anchors)
+    logits, classes = out.stages[-1].classes, out.classes()
+    assert classes.shape == (2, 9, 5)
+    exp = logits.double().exp()
+    torch.testing.assert_close(classes.double(), exp[..., :5] / exp.sum(-1, keepdim=True), rtol=1e-5, atol=1e-7)
+
+
+def test_a_class_head_has_no_place_in_the_released_format() -> None:
+    with pytest.raises(ValueError, match="class head"):
+        to_released(headed().state_dict())
+    deeper = {"features.aggregator.layers.0.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"features\.aggregator\.layers\.0\.weight"):
+        to_released(deeper)
+
+
 def test_stage_takes_no_anchors_at_all() -> None:
     stage = Stage(width=8, groups=2, roi_width=6, head_width=4, bins=4, extend=0.5)
     stage.reset_roi()

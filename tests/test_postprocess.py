@@ -49,6 +49,64 @@ def test_soft_nms_is_the_loop(given: tuple[np.ndarray, np.ndarray], sigma: float
         assert picks.tolist() == slow_picks
 
 
+@given(
+    st.integers(0, 12).flatmap(
+        lambda k: st.tuples(
+            arrays(float, (k, 2), elements=GRID),
+            arrays(float, k, elements=st.floats(0, 1)),
+            arrays(np.int64, k, elements=st.integers(0, 3)),
+        )
+    ),
+    st.integers(1, 14),
+)
+def test_soft_nms_with_labels_is_that_of_each_class_merged(
+    given: tuple[np.ndarray, np.ndarray, np.ndarray], count: int
+) -> None:
+    segments, scores, labels = given
+    picks, decayed = soft_nms(segments, scores, labels, sigma=0.35, count=count)
+    slow: list[tuple[float, int]] = []
+    for name in set(labels.tolist()):
+        own = np.flatnonzero(labels == name)
+        found, left = slow_nms(segments[own], scores[own], 0.35, len(own))
+        slow += zip(left, own[found].tolist(), strict=True)
+    slow.sort(key=lambda pair: -pair[0])
+    assert len(set(picks.tolist())) == len(picks) == min(count, len(scores))
+    np.testing.assert_allclose(decayed, [score for score, _ in slow[:count]], rtol=1e-12, atol=0)
+    if len({round(score, 9) for score, _ in slow}) == len(slow):
+        assert picks.tolist() == [pick for _, pick in slow[:count]]
+
+
+def own(
+    segments: list[list[float]], labels: list[list[int]], shares: list[list[float]], span: tuple[float, float]
+) -> Scored:
+    """A row whose proposals carry classes of their own, every score 1."""
+    scores = np.ones(len(segments))
+    return Scored(np.array(segments), scores, np.ones((2, 4)), span, (np.array(labels), np.array(shares)))
+
+
+def test_a_video_has_several_classes_of_its_own() -> None:
+    row = own([[0.0, 0.5], [0.5, 1.0]], [[3, 1], [1, 0]], [[0.9, 0.05], [0.6, 0.3]], (0.0, 10.0))
+    segments, labels, scores = postprocess_video([row], 10.0, None, sigma=0.35, max_detections=3)
+    assert segments.tolist() == [[0, 5], [5, 10], [5, 10]]
+    assert labels.tolist() == [3, 1, 0]
+    assert scores == pytest.approx([0.9, 0.6, 0.3])  # one segment's two classes do not decay each other
+
+
+def test_windows_merge_class_by_class() -> None:
+    left = own([[0.5, 1.0]], [[2, 0]], [[0.9, 0.5]], (0.0, 20.0))
+    right = own([[0.0, 0.5]], [[2, 1]], [[0.8, 0.4]], (10.0, 30.0))
+    segments, labels, scores = postprocess_video([left, right], 18.0, None, sigma=0.35, max_detections=9)
+    assert segments.tolist() == [[10, 18]] * 4
+    assert labels.tolist() == [2, 0, 1, 2]
+    assert scores == pytest.approx([0.9, 0.5, 0.4, 0.8 * np.exp(-1 / 0.35)])
+
+
+def test_classes_of_their_own_are_kept_past_the_videos_end_like_others() -> None:
+    row = own([[0.2, 0.4], [1.2, 1.5]], [[0], [1]], [[0.5], [0.9]], (0.0, 10.0))
+    segments, labels, scores = postprocess_video([row], 10.0, None, sigma=0.35, max_detections=9)
+    assert (segments.tolist(), labels.tolist(), scores.tolist()) == ([[2, 4]], [0], [0.5])
+
+
 def test_every_candidate_is_taken_the_last_one_too() -> None:
     segments = np.array([[0.0, 1.0], [0.0, 0.5]])
     picks, decayed = soft_nms(segments, np.array([0.9, 0.8]), sigma=0.35, count=100)

@@ -21,6 +21,11 @@ class DetectorOutput:
         refined = torch.stack([refine(s.anchors, s.offsets) for s in self.stages]).mean(0)
         return refined, torch.stack([s.iou for s in self.stages]).mean(0)
 
+    def classes(self) -> Tensor | None:
+        """Probability of each class [B, K, C] by the last stage, the background's left out; None: no class head."""
+        logits = self.stages[-1].classes
+        return None if logits is None else logits.softmax(-1)[..., :-1]
+
 
 class Detector(nn.Module):
     """Features and anchors in, scored and refined proposals out. Source: METHOD 2, 3, 5."""

@@ -12,11 +12,13 @@ from etad.roi import roi_linear
 @dataclass(frozen=True)
 class StageOutput:
     """anchors [B, K, 2] taken in; iou [B, K, 2], both scores in (0, 1); offsets [B, K, 6]: start, end, centre, width
-    (in anchor lengths, the width as a logarithm), and the probability that the anchor starts and ends at a boundary."""
+    (in anchor lengths, the width as a logarithm), and the probability that the anchor starts and ends at a boundary;
+    classes [B, K, C + 1], logits of each class and last of the background, of a stage that has a class head."""
 
     anchors: Tensor
     iou: Tensor
     offsets: Tensor
+    classes: Tensor | None = None
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -27,9 +29,11 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Stage(nn.Module):
-    """Scores anchors and says how to move them."""
+    """Scores anchors and says how to move them; with `classes` above 0, what they are."""
 
-    def __init__(self, *, width: int, groups: int, roi_width: int, head_width: int, bins: int, extend: float):
+    def __init__(
+        self, *, width: int, groups: int, roi_width: int, head_width: int, bins: int, extend: float, classes: int = 0
+    ):
         super().__init__()
         self.bins, self.extend = bins, extend
         self.enhance = nn.Conv1d(width, width, 3, padding=1, groups=groups)
@@ -41,6 +45,7 @@ class Stage(nn.Module):
         self.centre = _mlp(roi_width, head_width, 2)
         self.start = _mlp(roi_width, head_width, 1)
         self.end = _mlp(roi_width, head_width, 1)
+        self.classes = _mlp(roi_width, head_width, classes + 1) if classes else None
 
     def reset_roi(self) -> None:
         """Xavier uniform, each of the three layers by its own fan-in."""
@@ -58,5 +63,8 @@ class Stage(nn.Module):
         offsets = (self.start(first), self.end(last), self.centre(whole) / 2, self.boundary(whole).sigmoid())
         shape = anchors.shape[:2]
         return StageOutput(
-            anchors, self.iou(whole).sigmoid().float().view(*shape, 2), torch.cat(offsets, 1).float().view(*shape, 6)
+            anchors,
+            self.iou(whole).sigmoid().float().view(*shape, 2),
+            torch.cat(offsets, 1).float().view(*shape, 6),
+            None if self.classes is None else self.classes(whole).float().view(*shape, -1),
         )

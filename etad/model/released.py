@@ -30,16 +30,20 @@ _ROI = ("stage_pem.{s}.reduce_dim_ext.0", "stage_pem.{s}.reg_s_fc.0", "stage_pem
 def _released_name(name: str) -> str:
     """The authors' name of one of our tensors, the RoI layers apart."""
     if not name.startswith("stages."):
-        prefix = next(p for p in _NAMES if name.startswith(f"{p}."))
+        prefix = next((p for p in _NAMES if name.startswith(f"{p}.")), None)
+        if prefix is None:
+            raise ValueError(f"the authors' format has no place for {name}: theirs aggregates by LSTMs, or not at all")
         return _NAMES[prefix] + name[len(prefix) :]
     _, s, part, *rest = name.split(".")
+    if part == "classes":
+        raise ValueError("the authors' format has no place for a class head; theirs are labelled from outside")
     if part in ("start", "end"):  # their first layer is one of our RoI layers
         rest[0] = str(int(rest[0]) + 2)
     return ".".join((_STAGE[part].format(s=s), *rest))
 
 
 def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our detector's state in the authors' names and shapes."""
+    """Our detector's state in the authors' names and shapes. Raises ValueError where they have no place for a part."""
     out = {}
     for name, value in state.items():
         if name.endswith("roi_weight"):
