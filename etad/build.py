@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from etad.data.batches import TrainingRows
 from etad.data.samples import Corpus
 from etad.engine import TrainingModel
+from etad.inference import Inference
 from etad.losses import ClassLoss, Criterion
 from etad.model.aggregation import FeatureModule
 from etad.model.boundary import BoundaryHead
@@ -79,6 +80,20 @@ def build_test_anchors(spec: Spec) -> Tensor:
     """Anchors used at test time [M, 2]: the valid ones, every proposal_stride-th start and duration."""
     whole, stride = build_map(spec), spec.inference.proposal_stride
     return whole.anchors[(whole.cells % stride == 0).all(1)]
+
+
+def build_inference(spec: Spec, detector: nn.Module, device: torch.device) -> Inference:
+    wanted = spec.inference
+    return Inference(
+        detector=detector,
+        anchors=build_test_anchors(spec),
+        top_classes=wanted.top_classes,
+        sigma=wanted.sigma,
+        max_detections=wanted.max_detections,
+        candidates=wanted.candidates,
+        dtype=DTYPES[wanted.precision],
+        device=device,
+    )
 
 
 def build_sampler(spec: Spec) -> Callable[[Draw], Tensor]:

@@ -1,6 +1,8 @@
-"""A detector over rows of features, without gradients. Source: METHOD 10."""
+"""A detector over rows of features, without gradients, and what becomes of a video's rows. Source: METHOD 10."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from etad.data.samples import Samples
 from etad.engine import autocast
-from etad.postprocess import Scored
+from etad.postprocess import Found, Scored, postprocess_video
 
 
 def predict(
@@ -44,3 +46,50 @@ def predict(
         )
         if progress:
             progress(w + 1, len(samples.ids))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """A detector with all that decides what it finds in a video: the one way from rows to detections."""
+
+    detector: nn.Module
+    anchors: Tensor  # [M, 2], fractions
+    top_classes: int
+    sigma: float
+    max_detections: int
+    candidates: Literal["boundary", "all"]
+    dtype: torch.dtype
+    device: torch.device
+
+    def videos(
+        self, samples: Samples, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[str, list[Scored]]]:
+        """Each video with what the detector says of its rows, which stand together in samples."""
+        rows = predict(
+            self.detector,
+            samples,
+            self.anchors,
+            top_classes=self.top_classes,
+            dtype=self.dtype,
+            device=self.device,
+            progress=progress,
+        )
+        held: list[Scored] = []
+        for n, row in enumerate(rows):
+            held.append(row)
+            if n + 1 == len(samples.ids) or samples.ids[n + 1] != samples.ids[n]:
+                yield samples.ids[n], held
+                held = []
+
+    def detections(
+        self, rows: list[Scored], duration_s: float, classes: Sequence[tuple[int, float]] | None = None
+    ) -> Found:
+        """One video's detections; `classes` as (index, score), best first, from outside: see `postprocess_video`."""
+        return postprocess_video(
+            rows,
+            duration_s,
+            classes if classes is None else classes[: self.top_classes],
+            sigma=self.sigma,
+            max_detections=self.max_detections,
+            candidates=self.candidates,
+        )

@@ -1,7 +1,7 @@
 """The second half of a run: what a trained detector finds, and how good that is."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from etad import build, inference, measure
+from etad import build, measure
 from etad.data.annotations import Annotations, read_blocked
 from etad.data.samples import Corpus, Samples
 from etad.detections import Detections, write_detections
 from etad.evaluate import Evaluation, class_agnostic, evaluate
 from etad.matches import write_matches
-from etad.postprocess import Scored, collect, postprocess_video
+from etad.postprocess import Scored, collect
 from etad.record import DataSummary, Figure, write_json
 from etad.spec import Spec
 from experiments.progress import bar
@@ -46,11 +46,11 @@ def tested(spec: Spec, corpus: Corpus, folder: Path, detector: torch.nn.Module, 
     }
 
 
-def classes_of(corpus: Corpus, annotations: Annotations, id: str, top: int) -> list[tuple[int, float]] | None:
+def classes_of(corpus: Corpus, annotations: Annotations, id: str) -> list[tuple[int, float]] | None:
     if corpus.classifier is None:
         return None
     number = {name: n for n, name in enumerate(annotations.classes)}
-    return [(number[name], score) for name, score in corpus.classifier.get(id, ())[:top]]
+    return [(number[name], score) for name, score in corpus.classifier.get(id, ())]
 
 
 def detect(
@@ -59,44 +59,16 @@ def detect(
     """Detections of the test subset, and a few videos in full for timelines."""
     samples: Samples = corpus.subsets[spec.data.test_subset]
     ids = tuple(dict.fromkeys(samples.ids))
-    wanted, found = spec.inference, []
+    inference, found = build.build_inference(spec, detector, device), []
     examples: list[dict[str, Any]] = []
     with bar("detecting") as advance:
-        rows = inference.predict(
-            detector,
-            samples,
-            build.build_test_anchors(spec),
-            top_classes=wanted.top_classes,
-            dtype=build.DTYPES[wanted.precision],
-            device=device,
-            progress=lambda done, total: advance(done, total, ""),
-        )
-        for id, scored in _by_video(samples.ids, rows):
+        for id, scored in inference.videos(samples, lambda done, total: advance(done, total, "")):
             video = annotations.videos[id]
-            classes = None if spec.model.class_head else classes_of(corpus, annotations, id, wanted.top_classes)
-            found.append(
-                postprocess_video(
-                    scored,
-                    video.duration_s,
-                    classes,
-                    sigma=wanted.sigma,
-                    max_detections=wanted.max_detections,
-                    candidates=wanted.candidates,
-                )
-            )
+            classes = None if spec.model.class_head else classes_of(corpus, annotations, id)
+            found.append(inference.detections(scored, video.duration_s, classes))
             if len(examples) < EXAMPLES and len(video.labels):
                 examples.append(_example(annotations, id, found[-1], scored))
     return collect(ids, annotations.classes, found), examples
-
-
-def _by_video(ids: Sequence[str], rows: Iterator[Scored]) -> Iterator[tuple[str, list[Scored]]]:
-    """Rows of one video stand together."""
-    held: list[Scored] = []
-    for n, row in enumerate(rows):
-        held.append(row)
-        if n + 1 == len(ids) or ids[n + 1] != ids[n]:
-            yield ids[n], held
-            held = []
 
 
 def _example(annotations: Annotations, id: str, found: Any, scored: list[Scored]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from test_losses import example, labelled
 
 from etad import build
 from etad.data.annotations import DataError
-from etad.data.samples import Corpus
+from etad.data.samples import Corpus, Samples
 from etad.data.synthetic import synthetic
 from etad.randomness import uniform
 from etad.spec import DataSpec, Spec, SpecError, merge, parse_overrides, parse_spec
@@ -155,6 +155,17 @@ def class_loss(spec: Spec) -> Any:
     out, matched, boundary, labels = labelled(0)
     draws = uniform(3, count=2880).view(3, 4, 4, 60)
     return float(build.build_criterion(spec)(out, matched, boundary, draws, labels=labels)["loss"])
+
+
+def inference(spec: Spec) -> Any:
+    """What is found in one row, labelled from outside, by a detector that tells boundaries from other snippets."""
+    detector = build.build_detector(spec)
+    with torch.no_grad():
+        detector.boundary[-1].weight *= 50
+    made = build.build_inference(spec, detector, torch.device("cpu"))
+    features = np.random.default_rng(0).standard_normal((1, 16, 32)).astype(np.float16)
+    ((_, rows),) = made.videos(Samples(("v",), np.array([[0.0, 9.0]]), features))
+    return made.detections(rows, 9.0, [(0, 0.5), (1, 0.25), (2, 0.125)])
 
 
 @cache
@@ -317,6 +328,16 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "training.weight_decay": (optimizer, "0.0", ()),
     "training.seed": (detector, "1", ()),
     "inference.proposal_stride": (build.build_test_anchors, "2", ()),
+    **{
+        f"inference.{knob}": (inference, value, ())
+        for knob, value in {
+            "precision": "bfloat16",
+            "candidates": "all",
+            "sigma": "0.5",
+            "max_detections": "3",
+            "top_classes": "1",
+        }.items()
+    },
     "runtime.device": (lambda spec: str(build.build_device(spec)), "cuda:1", ("runtime.device=cpu",)),
 }
 
@@ -341,7 +362,6 @@ def deep(width: int, *, depth: int = 1) -> torch.nn.Module:
 RUN = {
     "name",
     *(f"training.{k}" for k in ("epochs", "decay_epochs", "batch", "clip_norm", "precision")),
-    *(f"inference.{k}" for k in ("precision", "candidates", "sigma", "max_detections", "top_classes")),
     *(f"evaluation.{k}" for k in ("tiou", "blocked", "proposals")),
     *(f"runtime.{k}" for k in ("threads", "workers", "checkpoint_every", "log_every", "loggers")),
 }
