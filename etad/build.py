@@ -3,21 +3,26 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etad.data.batches import TrainingRows
 from etad.data.samples import Corpus
+from etad.end_to_end import EndToEndModel
 from etad.engine import TrainingModel
+from etad.gradients import SnippetEncoder, snippet_count
 from etad.inference import Inference
 from etad.losses import ClassLoss, Criterion
 from etad.model.aggregation import FeatureModule
 from etad.model.boundary import BoundaryHead
 from etad.model.detector import Detector
+from etad.model.encoder import load_encoder
 from etad.model.head import Stage
 from etad.proposals import Draw, ProposalMap, proposal_map
-from etad.registry import AGGREGATORS, DATASETS, SAMPLERS, lookup
+from etad.registry import AGGREGATORS, DATASETS, ENCODERS, SAMPLERS, SNIPPET_SAMPLERS, lookup
 from etad.spec import Spec, SpecError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -127,21 +132,61 @@ def build_rows(spec: Spec, corpus: Corpus) -> TrainingRows:
     )
 
 
+def build_encoder(spec: Spec) -> SnippetEncoder:
+    """The encoder with its checkpoint's weights, or drawn from training.seed. Raises SpecError, ValueError."""
+    wanted = spec.encoder
+    if wanted is None:
+        raise SpecError("encoder is null: name the one that makes features of the frames")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.training.seed)
+        network: nn.Module = lookup(ENCODERS, wanted.network)(**wanted.network.args)
+    if wanted.checkpoint:
+        load_encoder(network, Path(wanted.checkpoint))
+    return SnippetEncoder(
+        network=network,
+        channels=spec.data.channels,
+        frozen_stages=wanted.frozen_stages,
+        mean=wanted.mean,
+        std=wanted.std,
+        chunk=wanted.chunk,
+    )
+
+
 def build_training(spec: Spec, detector: Detector, ids: tuple[str, ...]) -> TrainingModel:
-    return TrainingModel(
-        detector=detector,
-        criterion=build_criterion(spec),
-        sampler=build_sampler(spec),
-        proposals=build_map(spec),
-        ratio=spec.proposals.ratio,
-        seed=spec.training.seed,
-        ids=ids,
+    """The detector's training model, with an encoder before it where the spec has one."""
+    parts: dict[str, Any] = {
+        "detector": detector,
+        "criterion": build_criterion(spec),
+        "sampler": build_sampler(spec),
+        "proposals": build_map(spec),
+        "ratio": spec.proposals.ratio,
+        "seed": spec.training.seed,
+        "ids": ids,
+    }
+    wanted = spec.encoder
+    if wanted is None:
+        return TrainingModel(**parts)
+    return EndToEndModel(
+        **parts,
+        encoder=build_encoder(spec),
+        snippet_sampler=partial(lookup(SNIPPET_SAMPLERS, wanted.sampler, given=("draw",)), **wanted.sampler.args),
+        count=snippet_count(spec.data.tscale, wanted.ratio, wanted.rounding, wanted.chunk),
+        weighted=wanted.weighted,
     )
 
 
 def build_optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
-    """Every parameter in one group; fused, which saves the copies of the unfused one."""
+    """Every parameter with gradient, each in one group; fused, which saves the copies of the unfused one.
+
+    The encoder's parameters have their own learning rate; frozen ones are in no group.
+    """
     training = spec.training
-    return OPTIMIZERS[training.optimizer](
-        model.parameters(), lr=training.lr, weight_decay=training.weight_decay, fused=True
-    )
+    encoder = model.encoder.trained() if isinstance(model, EndToEndModel) else []
+    held = {id(p) for p in encoder}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    if encoder and spec.encoder:
+        groups.append({"params": encoder, "lr": spec.encoder.lr})
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad), "each in exactly one group"
+    return OPTIMIZERS[training.optimizer](groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)

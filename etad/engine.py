@@ -2,7 +2,6 @@
 
 import csv
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from etad.losses import Criterion
 from etad.proposals import Draw, ProposalMap
 from etad.randomness import uniform
 from etad.targets import boundary_targets, match
+from etad.weights import read_tensors
 
 CHECKPOINT = "latest.pth"
 START_OVER = "delete it to train from the start"
@@ -53,6 +53,8 @@ def _everyones(items: list[int]) -> list[int]:
 
 class TrainingModel(BaseModel):
     """One training step: draw anchors, make targets, detect, judge. Source: METHOD 4, 6, 7."""
+
+    wrapper: type[MMDistributedDataParallel] = MMDistributedDataParallel  # what several processes train it through
 
     def __init__(
         self,
@@ -299,9 +301,7 @@ def train(
     batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)
     loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_as_made)
     wrapped = (
-        MMDistributedDataParallel(model, device_ids=[device.index] if device.index is not None else None)
-        if world > 1
-        else model
+        model.wrapper(model, device_ids=[device.index] if device.index is not None else None) if world > 1 else model
     )
     runner = _Runner(
         model=wrapped,
@@ -338,13 +338,9 @@ def _first(error: Exception) -> str:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as tensors and plain values; no code of it runs. Raises ValueError naming the file."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: not a safe checkpoint: it is none, or holds more than tensors and plain values"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a whole checkpoint ({_first(error)}); {START_OVER}") from None
+        checkpoint = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {START_OVER}") from None
     if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
         raise ValueError(f"{path}: not a checkpoint of this suite: it has no state_dict or no meta")
     return checkpoint

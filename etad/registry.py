@@ -13,7 +13,8 @@ from etad.spec import Entry, SpecError
 DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources", "etad.data.synthetic", "etad.data.videos"])
 SAMPLERS = Registry("sampler", scope="etad", locations=["etad.proposals"])
 AGGREGATORS = Registry("aggregator", scope="etad", locations=["etad.model.aggregation"])
-ENCODERS = Registry("encoder", scope="etad")
+ENCODERS = Registry("encoder", scope="etad", locations=["etad.model.encoder"])
+SNIPPET_SAMPLERS = Registry("snippet sampler", scope="etad", locations=["etad.gradients"])
 
 
 def lookup(registry: Registry, entry: Entry, given: tuple[str, ...] = ()) -> Callable[..., Any]:

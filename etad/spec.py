@@ -108,6 +108,28 @@ class ClassHeadSpec(Frozen):
     weight: NonNegativeFloat = Field(1.0, description="weight of this loss")
 
 
+class EncoderSpec(Frozen):
+    """The encoder trained with the detector, and how much of it a step trains. Source: METHOD 8, 9."""
+
+    network: Entry = Field(Entry(name="r2plus1d"), description="entry of the ENCODERS registry")
+    checkpoint: str | None = Field(None, description="its weights: a file of TSP, the authors, torchvision or ours")
+    frozen_stages: Annotated[int, Field(ge=0)] | None = Field(
+        2, description="the stem and so many stages behind it get no gradient; null: all get one"
+    )
+    mean: tuple[float, float, float] = Field((110.2008, 100.63983, 95.99475), description="subtracted from R, G, B")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (58.14765, 56.46975, 55.332195), description="and then divided by"
+    )
+    lr: PositiveFloat = Field(5e-7, description="its AdamW learning rate; training.lr is the detector's")
+    chunk: PositiveInt = Field(4, description="snippets of each video that go through it at once")
+    ratio: Fraction = Field(0.3, description="fraction of the snippets that train it; 0: it stays as it is")
+    rounding: Literal["half-up", "released"] = Field(
+        "half-up", description="of ratio x tscale: to a whole number, or as the released code up to whole chunks"
+    )
+    sampler: Entry = Field(Entry(name="random"), description="entry of the SNIPPET_SAMPLERS registry")
+    weighted: bool = Field(False, description="divide each snippet's share by its probability: an unbiased gradient")
+
+
 class ModelSpec(Frozen):
     """Feature module and heads. Source: METHOD 2, 3, 5."""
 
@@ -234,6 +256,9 @@ class Spec(Frozen):
         "etad", description="names the run's folder"
     )
     data: DataSpec = DataSpec()
+    encoder: EncoderSpec | None = Field(
+        None, description="trained with the detector on videos; null: features as they are"
+    )
     model: ModelSpec = ModelSpec()
     roi: RoISpec = RoISpec()
     cascade: CascadeSpec = CascadeSpec()
@@ -245,7 +270,7 @@ class Spec(Frozen):
     runtime: RuntimeSpec = RuntimeSpec()
 
 
-TRAINED = ("data", "model", "roi", "cascade", "proposals", "loss", "training")
+TRAINED = ("data", "encoder", "model", "roi", "cascade", "proposals", "loss", "training")
 TESTED = (*TRAINED, "inference", "evaluation")
 
 

@@ -21,6 +21,7 @@ from etad import build
 from etad.data.annotations import DataError
 from etad.data.samples import Corpus, Samples
 from etad.data.synthetic import synthetic
+from etad.end_to_end import EndToEndModel
 from etad.randomness import uniform
 from etad.spec import DataSpec, Spec, SpecError, merge, parse_overrides, parse_spec
 
@@ -265,6 +266,27 @@ def optimizer(spec: Spec) -> Any:
     return type(made).__name__, [{k: v for k, v in group.items() if k != "params"} for group in made.param_groups]
 
 
+def end_to_end(spec: Spec) -> Any:
+    """What an encoder makes of frames, what of it is trained, from which snippets and how strongly; or the refusal."""
+    try:
+        model = build.build_training(spec, build.build_detector(spec), ())
+    except ValueError as error:
+        return str(error)
+    if not isinstance(model, EndToEndModel):
+        return "features"
+    numbers = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (1, 16, 3, 4, 16, 16), dtype=torch.uint8, generator=numbers)
+    features = model.encoder(frames)
+    batch = {"row": torch.tensor([0]), "epoch": 0, "present": torch.tensor([[True]])}
+    chosen = model.draw(features, {**batch, "segments": torch.tensor([[[0.5, 0.75]]])})
+    model.encoder.backward(frames, torch.ones_like(features), chosen, weighted=model.weighted)
+    gradients = {name: p.grad.norm() for name, p in model.encoder.named_parameters() if p.grad is not None}
+    rates = [group["lr"] for group in build.build_optimizer(spec, model).param_groups]
+    spans = [(s.start, s.stop) for s in model.encoder.spans(16)]
+    return features, chosen.index, gradients, rates, spans
+
+
+ENCODER = "encoder={network: {name: r2plus1d-small, args: {planes: [4, 4, 4, 32]}}}"
 VIDEO = "data.video={frames: 2, short_side: 12, size: 8}"
 WINDOWS = "data.windows={stride_s: 2.0}"
 HEAD = "model.class_head={classes: 3}"
@@ -297,6 +319,24 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "data.min_length": (short_rows, "0.3", ()),
     "data.short_segments": (short_rows, "drop", ()),
     "data.missing": (skipped, "skip", ()),
+    "encoder": (end_to_end, "{network: {name: r2plus1d-small, args: {planes: [4, 4, 4, 32]}}}", ()),
+    "encoder.network.name": (
+        end_to_end,
+        "{name: r2plus1d, args: {layers: [1, 1, 1, 2], planes: [4, 4, 4, 32]}}",
+        (ENCODER,),
+    ),
+    "encoder.network.args": (end_to_end, "{planes: [4, 4, 8, 32]}", (ENCODER,)),
+    "encoder.checkpoint": (end_to_end, "none.pth", (ENCODER,)),
+    "encoder.frozen_stages": (end_to_end, "null", (ENCODER,)),
+    "encoder.mean": (end_to_end, "[0.0, 0.0, 0.0]", (ENCODER,)),
+    "encoder.std": (end_to_end, "[1.0, 1.0, 1.0]", (ENCODER,)),
+    "encoder.lr": (end_to_end, "1e-3", (ENCODER,)),
+    "encoder.chunk": (end_to_end, "3", (ENCODER,)),
+    "encoder.ratio": (end_to_end, "0.5", (ENCODER,)),
+    "encoder.rounding": (end_to_end, "released", (ENCODER,)),
+    "encoder.sampler.name": (end_to_end, "block", (ENCODER,)),
+    "encoder.sampler.args": (end_to_end, "{reach: 5.0}", (ENCODER, "encoder.sampler.name=label-guided")),
+    "encoder.weighted": (end_to_end, "true", (ENCODER, "encoder.sampler.name=block")),
     "model.width": (detector, "32", ()),
     "model.groups": (detector, "4", ()),
     "model.norm_groups": (detector, "2", ()),

@@ -15,6 +15,7 @@ from etad.data.windows import segments_in_window
 from etad.randomness import uniform
 
 ORDER, PROPOSALS, LOSSES = range(3)  # streams of random numbers; 3: etad.data.augment
+SNIPPETS = 4
 Key = tuple[int, int, int]  # epoch, iteration, row
 
 
