@@ -10,7 +10,11 @@ from mmengine.registry import Registry
 
 from etad.spec import Entry, SpecError
 
-DATASETS = Registry("dataset", scope="etad", locations=["etad.data.sources", "etad.data.synthetic", "etad.data.videos"])
+DATASETS = Registry(
+    "dataset",
+    scope="etad",
+    locations=["etad.data.sources", "etad.data.synthetic", "etad.data.videos", "etad.data.synthetic_videos"],
+)
 SAMPLERS = Registry("sampler", scope="etad", locations=["etad.proposals"])
 AGGREGATORS = Registry("aggregator", scope="etad", locations=["etad.model.aggregation"])
 ENCODERS = Registry("encoder", scope="etad", locations=["etad.model.encoder"])

@@ -1,6 +1,6 @@
 """Rows of frames from video files, and the data set `videos`: a folder of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from etad.data.annotations import Annotations, DataError, read_annotations
+from etad.data.annotations import Video as Annotated
 from etad.data.augment import View, draw_view
 from etad.data.features import check_pattern, name_below
 from etad.data.samples import Corpus, Samples
@@ -68,22 +69,16 @@ class VideoRows:
         return view.apply(frames)
 
 
-def video_samples(spec: DataSpec, ids: Sequence[str], videos: Sequence[Video], durations_s: Sequence[float]) -> Samples:
+def video_samples(spec: DataSpec, shown: Sequence[Annotated], found: Mapping[str, Video]) -> Samples:
     """Rows of these videos: each whole, or cut into windows. Raises SpecError without data.video."""
-    shown = video_spec(spec)
-    spans = []
-    for duration_s in durations_s:
-        columns = max(1, round(duration_s / spec.windows.stride_s)) if spec.windows else spec.tscale
-        spans.append(row_spans(columns, duration_s, spec.tscale, spec.windows))
-    counts = [len(span) for span in spans]
-    span_s = np.concatenate(spans)
-    rows = tuple(video for video, count in zip(videos, counts, strict=True) for _ in range(count))
-    return Samples(
-        ids=tuple(id for id, count in zip(ids, counts, strict=True) for _ in range(count)),
-        span_s=span_s,
-        features=None,
-        frames=VideoRows(shown, spec.tscale, rows, span_s),
-    )
+    windows, spans = spec.windows, {}
+    for video in shown:
+        columns = max(1, round(video.duration_s / windows.stride_s)) if windows else spec.tscale
+        spans[video.id] = row_spans(columns, video.duration_s, spec.tscale, windows)
+    ids = tuple(id for id, span in spans.items() for _ in span)
+    span_s = np.concatenate([*spans.values()])
+    rows = VideoRows(video_spec(spec), spec.tscale, tuple(found[id] for id in ids), span_s)
+    return Samples(ids=ids, span_s=span_s, features=None, frames=rows)
 
 
 def video_spec(spec: DataSpec) -> VideoSpec:
@@ -115,12 +110,7 @@ def videos(
         )
     policy = "left out of training, detection and evaluation, as data.video.broken=skip asks"
     truth = less(truth, subsets, [*broken], "broken_video", policy)
-    rows = {}
-    for name in subsets:
-        kept = truth.subset(name)
-        rows[name] = video_samples(
-            spec, [v.id for v in kept], [found[v.id] for v in kept], [v.duration_s for v in kept]
-        )
+    rows = {name: video_samples(spec, truth.subset(name), found) for name in subsets}
     origin = {"videos": f"{folder.name}, {pattern}", "decoding": by}
     if broken:
         origin["videos left out"] = "; ".join(broken.values())
