@@ -66,6 +66,7 @@ class VideoSpec(Frozen):
     broken: Literal["error", "skip"] = Field(
         "error", description="videos that cannot be decoded: stop, or leave out and record"
     )
+    cache: str | None = Field(None, description="folder that keeps decoded snippets; null: decode each time")
 
     @model_validator(mode="after")
     def _fits(self) -> "VideoSpec":

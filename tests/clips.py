@@ -27,15 +27,17 @@ def write_clip(
     *,
     rate: int = 10,
     codec: str = "mpeg4",
+    pix_fmt: str = "yuv420p",
     turn: int = 0,
+    container: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
     """A video file of RGB frames [n, H, W, 3] shown at these seconds, by default `rate` a second."""
     stamps_s = [n / rate for n in range(len(frames))] if stamps_s is None else stamps_s
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"g": "5", **options})
+    with av.open(str(path), "w", options=container) as out:
+        stream = out.add_stream(codec, rate=rate, options={"g": "5", **options})
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", *[Fraction(1, TICK)] * 2
+        stream.pix_fmt, stream.time_base, stream.codec_context.time_base = pix_fmt, *[Fraction(1, TICK)] * 2
         if codec == "mpeg4":
             stream.codec_context.qmin = stream.codec_context.qmax = 2
         if turn:
@@ -43,8 +45,8 @@ def write_clip(
         for picture, at_s in zip(frames, stamps_s, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts = round(at_s * TICK)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
     return path
 
 

@@ -314,6 +314,7 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "data.video.flip": (frames, "0.0", (VIDEO,)),
     "data.video.jitter": (frames, "0.2", (VIDEO,)),
     "data.video.broken": (frames, "skip", (VIDEO, "runtime.threads=1")),
+    "data.video.cache": (frames, "cache", (VIDEO,)),
     "data.train_subset": (lambda spec: sorted(build.build_corpus(spec).subsets), "mine", ()),
     "data.test_subset": (lambda spec: sorted(build.build_corpus(spec).subsets), "mine", ()),
     "data.min_length": (short_rows, "0.3", ()),

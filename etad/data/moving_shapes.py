@@ -28,13 +28,13 @@ class ShapesModel(BaseModel):
     frame_rate: int = Field(8, ge=1, description="frames a second")
     noise: float = Field(0.04, ge=0, description="the difficulty: standard deviation of a pixel's noise, of 0 .. 1")
     rates: Range = Field((0.8, 2.4), description="Hz of the slowest and the fastest motion")
-    reach: float = Field(0.16, description="how far a full motion moves the actor from its place")
+    reach: float = Field(0.2, description="how far a full motion moves the actor from its place")
     swell: float = Field(0.45, description="share by which a full pulse changes its size")
     start: float = Field(0.25, description="of a full motion, where the onset begins and the offset ends")
-    actor: Range = Field((0.08, 0.13), description="half of the actor's length; the clutter's alike")
-    wander: float = Field(0.12, description="how far the actor drifts when idle, at 0.05 to 0.2 Hz")
-    clutter: tuple[int, int] = Field((3, 6), description="other shapes, a third of them before the actor")
-    drift: float = Field(0.12, description="fastest clutter, sides a second; it bounces off the picture's edge")
+    actor: Range = Field((0.11, 0.16), description="half of the actor's length; the clutter's alike")
+    wander: float = Field(0.08, description="how far the actor drifts when idle, at 0.05 to 0.2 Hz")
+    clutter: tuple[int, int] = Field((2, 4), description="other shapes, a third of them before the actor")
+    drift: float = Field(0.1, description="fastest clutter, sides a second; it bounces off the picture's edge")
     shake: float = Field(0.015, description="how far the camera sways, at 0.3 to 1 Hz")
     events: SyntheticModel = Field(
         SYNTHETIC_1.model_copy(update={"shot_s": 5.0}),
@@ -126,7 +126,7 @@ def _backgrounds(
     shots[away] = len(scene.cuts) + 1
     patterns = []
     for _ in range(len(scene.cuts) + 2):
-        coarse = 0.5 + 0.15 * rng.standard_normal((6, 6, 3)) + 0.15 * rng.standard_normal(3)
+        coarse = 0.5 + 0.08 * rng.standard_normal((6, 6, 3)) + 0.12 * rng.standard_normal(3)
         factor = (side + 2 * room) / 6
         patterns.append(np.clip(zoom(coarse, (factor, factor, 1), order=1), 0.1, 0.9).astype(np.float32))
     corner = np.clip(np.round(room + sway), 0, 2 * room).astype(int)

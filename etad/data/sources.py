@@ -17,7 +17,7 @@ from etad.data.windows import RowMaker, row_spans
 from etad.registry import DATASETS
 from etad.spec import DataSpec, WindowSpec
 
-WITHOUT_FEATURES = "left out of training, detection and evaluation, as data.missing=skip asks"
+LEFT_OUT = "left out of training, detection and evaluation, as data.missing=skip asks"
 
 
 def packed(
@@ -90,18 +90,18 @@ def plan_rows(videos: Sequence[Video], maker: RowMaker) -> tuple[list[Planned], 
 
 
 def with_features(
-    annotations: Annotations, subsets: Sequence[str], missing: Container[str], policy: str
+    annotations: Annotations, subsets: Sequence[str], missing: Container[str], policy: str, what: str = "features"
 ) -> Annotations:
-    """The annotations less the videos of these subsets that miss features; an error unless the policy is to skip."""
+    """The annotations less the videos of these subsets that miss their features; an error unless the policy is to skip."""
     videos = [video for name in subsets for video in annotations.subset(name)]
     lost = {video.id: None for video in videos if video.id in missing}
     if lost and policy != "skip":
         first = ", ".join([*lost][:5]) + (" ..." if len(lost) > 5 else "")
         raise DataError(
-            f"{len(lost)} of {len(videos)} videos have no features: {first}; "
+            f"{len(lost)} of {len(videos)} videos have no {what}: {first}; "
             "add them, or leave them out on purpose (data.missing=skip; prepare: --missing skip)"
         )
-    return less(annotations, subsets, [*lost], "without_features", WITHOUT_FEATURES)
+    return less(annotations, subsets, [*lost], f"without_{what}", LEFT_OUT)
 
 
 def less(annotations: Annotations, subsets: Sequence[str], lost: Sequence[str], flaw: str, policy: str) -> Annotations:

@@ -1,8 +1,10 @@
 """Rows of frames from video files, and the data set `videos`: a folder of them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from etad.data.annotations import Video as Annotated
 from etad.data.augment import View, draw_view
 from etad.data.features import check_pattern, name_below
 from etad.data.samples import Corpus, Samples
+from etad.data.snippet_cache import SnippetCache
 from etad.data.snippets import snippet_times
 from etad.data.sources import less, make_corpus, with_features
 from etad.data.video import Video, VideoError, inspect, pyav, read_frames
@@ -32,6 +35,7 @@ class VideoRows:
     tscale: int
     videos: tuple[Video, ...]  # [W]
     span_s: Floats  # [W, 2]
+    cache: SnippetCache | None
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -55,18 +59,23 @@ class VideoRows:
         )
 
     def _read(self, row: int, view: View) -> NDArray[np.uint8]:
-        video, spec = self.videos[row], self.spec
-        box = view.box(*video.resized(spec.short_side), spec.size)
-        loading = torch.utils.data.get_worker_info() is not None
-        frames = read_frames(
+        video, spec, times_s = self.videos[row], self.spec, self.times_s(row)
+        conceal, loading = spec.broken == "skip", torch.utils.data.get_worker_info() is not None
+        read = partial(
+            read_frames,
             video,
-            self.times_s(row),
+            times_s,
             short_side=spec.short_side,
-            box=box,
-            conceal=spec.broken == "skip",
+            conceal=conceal,
             threads=1 if loading else 0,  # loading processes share the cores already
         )
-        return view.apply(frames)
+        box = view.box(*video.resized(spec.short_side), spec.size)
+        if self.cache is None:
+            return view.apply(read(box=box))
+        moments = hashlib.sha256(times_s.tobytes()).hexdigest()
+        whole = self.cache.get(video.path, f"{moments}, {spec.short_side}, {conceal}, {decoding()}", read)
+        top, left, size = box
+        return view.apply(np.ascontiguousarray(whole[..., top : top + size, left : left + size]))
 
 
 def video_samples(spec: DataSpec, shown: Sequence[Annotated], found: Mapping[str, Video]) -> Samples:
@@ -77,7 +86,9 @@ def video_samples(spec: DataSpec, shown: Sequence[Annotated], found: Mapping[str
         spans[video.id] = row_spans(columns, video.duration_s, spec.tscale, windows)
     ids = tuple(id for id, span in spans.items() for _ in span)
     span_s = np.concatenate([*spans.values()])
-    rows = VideoRows(video_spec(spec), spec.tscale, tuple(found[id] for id in ids), span_s)
+    wanted = video_spec(spec)
+    cache = SnippetCache(Path(wanted.cache)) if wanted.cache else None
+    rows = VideoRows(wanted, spec.tscale, tuple(found[id] for id in ids), span_s, cache)
     return Samples(ids=ids, span_s=span_s, features=None, frames=rows)
 
 
@@ -100,7 +111,8 @@ def videos(
     truth = read_annotations(annotations)
     subsets = tuple(dict.fromkeys((spec.train_subset, spec.test_subset)))
     paths = {v.id: folder / name_below(folder, pattern, v.id) for name in subsets for v in truth.subset(name)}
-    truth = with_features(truth, subsets, {id for id, path in paths.items() if not path.is_file()}, spec.missing)
+    absent = {id for id, path in paths.items() if not path.is_file()}
+    truth = with_features(truth, subsets, absent, spec.missing, "files")
     found, broken = inspect_all(truth, subsets, paths)
     if broken and shown.broken != "skip":
         reasons = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
