@@ -251,11 +251,13 @@ class _Runner(Runner):  # type: ignore[misc]
         super().resume(filename, map_location="cpu")
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        checkpoint = read_checkpoint(Path(filename))
         try:
+            checkpoint = read_checkpoint(Path(filename))
             _unwrap(self.model).load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise ValueError(f"{filename}: of another detector ({_first(error)}); {START_OVER}") from None
+        except ValueError as error:
+            raise ValueError(f"{error}; {START_OVER}") from None
         return checkpoint
 
 
@@ -332,15 +334,14 @@ def train(
 
 
 def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first line that says something: torch's first one names a class."""
+    lines = [line.strip() for line in str(error).splitlines() if "loading state_dict" not in line]
+    return next(iter(lines), type(error).__name__)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as tensors and plain values; no code of it runs. Raises ValueError naming the file."""
-    try:
-        checkpoint = read_tensors(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; {START_OVER}") from None
+    checkpoint = read_tensors(path)
     if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
         raise ValueError(f"{path}: not a checkpoint of this suite: it has no state_dict or no meta")
     return checkpoint

@@ -108,7 +108,12 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
             checkpoint_every=runtime.checkpoint_every,
             log_every=runtime.log_every,
             loggers=runtime.loggers,
-            meta={"spec": spec_text(spec), "classes": list(corpus.annotations.classes), "mark": corpus.mark},
+            meta={
+                "spec": spec_text(spec),
+                "classes": list(corpus.annotations.classes),
+                "mark": corpus.mark,
+                "protocol": {"annotations_sha256": corpus.annotations.sha256, "sources": dict(corpus.sources)},
+            },
             progress=progress,
         )
     return detector, int(model.drawn), len(rows)

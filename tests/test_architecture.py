@@ -74,7 +74,7 @@ def test_nothing_that_reads_records_loads_torch() -> None:
 def test_the_house_is_tidy() -> None:
     for path, tree in sources(*LAYERS):
         assert path.stem not in ("utils", "util", "misc", "helper", "helpers", "common"), path
-        if path.name == "__init__.py":
+        if path.name == "__init__.py" and str(path) != "etad/__init__.py":  # that one's lazy attribute: test_detecting
             assert not tree.body, f"{path} is not empty"
 
 

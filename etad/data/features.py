@@ -33,6 +33,29 @@ def name_below(path: Path, pattern: str, id: str) -> str:
     return name
 
 
+def columns_and_width(array: Any, layout: str) -> tuple[int, int]:
+    """(t, C) of an array that states its dtype and shape. Raises ValueError, saying what is wrong with it."""
+    if array.dtype.kind != "f":
+        raise ValueError(f"holds {array.dtype}, not floating point numbers; convert it")
+    if array.ndim != 2:
+        raise ValueError(f"has {array.ndim} axes, not the two of layout {layout}; squeeze or remove it")
+    if 0 in array.shape:
+        raise ValueError(f"is empty {array.shape}; extract its features again")
+    t, channels = array.shape if layout == "TC" else array.shape[::-1]
+    return int(t), int(channels)
+
+
+def as_half(raw: NDArray[Any], layout: str) -> NDArray[np.float16]:
+    """Features [t, C] rounded to half. Raises ValueError on NaN, infinity and what a half cannot hold."""
+    with np.errstate(over="ignore"):
+        half = raw.astype(np.float16, copy=False)
+    if ((half.view(np.uint16) & EXPONENT) == EXPONENT).any():  # ten times faster than isfinite on halves
+        if not np.isfinite(raw).all():
+            raise ValueError("holds NaN or infinity; extract its features again")
+        raise ValueError(f"reaches {np.abs(raw).max():.4g}, beyond float16's 65504; scale these features")
+    return np.ascontiguousarray(half if layout == "TC" else half.T)
+
+
 @dataclass(frozen=True)
 class FeatureSource:
     """Where each video's raw features lie: `pattern` names a file inside a folder, or a dataset of an HDF5 file.
@@ -81,23 +104,16 @@ class FeatureSource:
         with self._open(id) as array:
             self._checked_shape(id, array)
             raw = np.asarray(array[:])
-        with np.errstate(over="ignore"):
-            half = raw.astype(np.float16, copy=False)
-        if ((half.view(np.uint16) & EXPONENT) == EXPONENT).any():  # ten times faster than isfinite on halves
-            if not np.isfinite(raw).all():
-                raise self._broken(id, "holds NaN or infinity; extract its features again")
-            raise self._broken(id, f"reaches {np.abs(raw).max():.4g}, beyond float16's 65504; scale these features")
-        return np.ascontiguousarray(half if self.layout == "TC" else half.T)
+        try:
+            return as_half(raw, self.layout)
+        except ValueError as error:
+            raise self._broken(id, str(error)) from None
 
     def _checked_shape(self, id: str, array: Any) -> tuple[int, int]:
-        if array.dtype.kind != "f":
-            raise self._broken(id, f"holds {array.dtype}, not floating point numbers; convert it")
-        if array.ndim != 2:
-            raise self._broken(id, f"has {array.ndim} axes, not the two of layout {self.layout}; squeeze or remove it")
-        if 0 in array.shape:
-            raise self._broken(id, f"is empty {array.shape}; extract its features again")
-        t, channels = array.shape if self.layout == "TC" else array.shape[::-1]
-        return int(t), int(channels)
+        try:
+            return columns_and_width(array, self.layout)
+        except ValueError as error:
+            raise self._broken(id, str(error)) from None
 
     @contextmanager
     def _open(self, id: str) -> Iterator[Any]:

@@ -34,6 +34,7 @@ class Detector(nn.Module):
         super().__init__()
         self.features, self.boundary = features, boundary
         self.stages = nn.ModuleList(stages)
+        self.class_count = stages[-1].class_count  # classes of its own; 0: it has no class head
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -35,7 +35,7 @@ class Stage(nn.Module):
         self, *, width: int, groups: int, roi_width: int, head_width: int, bins: int, extend: float, classes: int = 0
     ):
         super().__init__()
-        self.bins, self.extend = bins, extend
+        self.bins, self.extend, self.class_count = bins, extend, classes
         self.enhance = nn.Conv1d(width, width, 3, padding=1, groups=groups)
         self.reduce = nn.Conv1d(width, width // 2, 3, padding=1)
         self.roi_weight = nn.Parameter(torch.empty(width // 2, bins * 3 // 2, roi_width))

@@ -1,0 +1,173 @@
+"""A trained detector put to use, on features of any length: a checkpoint is all that it needs.
+
+import etad
+for found in etad.detect("video.npy", checkpoint="latest.pth", duration_s=93.5):
+    print(f"{found.start_s:.1f} {found.end_s:.1f} {found.label} {found.score:.2f}")
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from etad import build, engine
+from etad.data.annotations import DataError
+from etad.data.features import FeatureSource, as_half, columns_and_width
+from etad.data.samples import Samples
+from etad.data.windows import make_rows, row_spans
+from etad.evaluate import ACTION
+from etad.inference import Inference
+from etad.spec import DataSpec, merge, parse_spec, parse_yaml
+
+Progress = Callable[[int, int], None]  # rows done, of how many
+
+
+class Detection(NamedTuple):
+    start_s: float
+    end_s: float
+    label: str  # `action` where the detector has no class head
+    score: float
+
+
+class Sequence(NamedTuple):
+    """One video's features [t, C] and its length."""
+
+    name: str
+    features: NDArray[np.float16]
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector with its checkpoint's rules: what features it takes, how rows are cut, what its classes are called."""
+
+    path: Path
+    inference: Inference
+    data: DataSpec
+    classes: tuple[str, ...]
+    sources: dict[str, str]  # what the features of its training were
+
+    def read(
+        self,
+        source: str | Path | NDArray[Any],
+        *,
+        layout: str = "TC",
+        duration_s: float | None = None,
+        stride_s: float | None = None,
+    ) -> Sequence:
+        """Features [t, C] (TC) or [C, t] (CT), an array or a .npy file, checked to be like those of the training.
+
+        How long the video lasts: duration_s, or stride_s, the seconds between two columns; where the detector works in
+        windows it knows the stride. Raises DataError on features that are not those of its training, or broken.
+        """
+        for what, value in (("duration_s", duration_s), ("stride_s", stride_s)):
+            if value is not None and not 0 < value < math.inf:
+                raise DataError(f"{what} is {value}; it is a time above 0")
+        name, features = self._features(source, layout)
+        return Sequence(name, features, self._duration_s(name, len(features), duration_s, stride_s))
+
+    def find(self, sequence: Sequence, progress: Progress | None = None) -> list[Detection]:
+        """Detections, best first; windows are merged."""
+        name, features, duration_s = sequence
+        rows = make_rows(features, self.data.tscale, self.data.windows)
+        span_s = row_spans(len(features), duration_s, self.data.tscale, self.data.windows)
+        ((_, scored),) = self.inference.videos(Samples((name,) * len(rows), span_s, rows), progress)
+        segments_s, labels, scores = self.inference.detections(scored, duration_s)
+        ordered = np.argsort(-scores, kind="stable")
+        columns = (segments_s[ordered].tolist(), labels[ordered].tolist(), scores[ordered].tolist())
+        return [
+            Detection(start_s, end_s, self.classes[label], score)
+            for (start_s, end_s), label, score in zip(*columns, strict=True)
+        ]
+
+    def _features(self, source: str | Path | NDArray[Any], layout: str) -> tuple[str, NDArray[np.float16]]:
+        """What to call them, and the features [t, C]."""
+        if isinstance(source, np.ndarray):
+            name = "the features"
+            try:
+                columns_and_width(source, layout)
+                features = as_half(source, layout)
+            except ValueError as error:
+                raise DataError(f"the array of features {error}") from None
+        else:
+            path, name = Path(source), str(source)
+            if path.is_file() and path.suffix != ".npy":
+                made = f" ({self.sources['features']})" if "features" in self.sources else ""
+                raise DataError(
+                    f"{path}: no .npy file of features, and {self.path} was trained on features{made}, without an "
+                    "encoder of its own; extract this video's as those were and give that file"
+                )
+            features = FeatureSource(path.parent, "{id}", layout).read(path.name)
+        t, channels = features.shape
+        if channels != self.data.channels:
+            turned = "; for an array [C, t] say layout CT (--layout CT)" if t == self.data.channels else ""
+            raise DataError(
+                f"{name}: {channels} channels a column, {self.path} takes {self.data.channels}: these are other features "
+                f"than those of its training{turned}"
+            )
+        return name, features
+
+    def _duration_s(self, name: str, t: int, duration_s: float | None, stride_s: float | None) -> float:
+        windows = self.data.windows
+        if windows is not None:
+            fits_s = stride_s or (duration_s / t if duration_s else windows.stride_s)
+            if not 0.5 < windows.stride_s / fits_s < 2:
+                raise DataError(
+                    f"{name}: {t} columns {fits_s:.3g} s apart, {self.path} takes one every {windows.stride_s:g} s; "
+                    "extract them alike, or mend the duration or stride"
+                )
+            return duration_s or t * windows.stride_s
+        if (duration_s is None) == (stride_s is None):
+            raise DataError(
+                f"{name}: say how long the video lasts, either duration_s (--duration) or stride_s (--stride-s), the "
+                f"seconds between two of the {t} columns"
+            )
+        return t * stride_s if duration_s is None else duration_s  # type: ignore[operator]
+
+
+def load(path: str | Path, device: str = "auto") -> Trained:
+    """The detector of a checkpoint, on a device: cpu, cuda, cuda:1 ...; auto: cuda where there is one. Raises ValueError."""
+    path = Path(path)
+    meta = engine.read_checkpoint(path)["meta"]
+    if not isinstance(meta, dict) or not {"spec", "classes"} <= meta.keys():
+        raise ValueError(f"{path}: it says nothing of its spec or classes; import it (experiments.checkpoint import)")
+    tree = merge(parse_yaml(str(meta["spec"]), f"{path}, its spec"), {"runtime": {"device": device}})
+    spec = parse_spec(tree, f"{path}, its spec")
+    detector = build.build_detector(spec)
+    engine.load_weights(detector, path)
+    try:
+        where = build.build_device(spec)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: this PyTorch sees no GPU; say cpu or auto")
+    own, classes = detector.class_count, tuple(map(str, meta["classes"]))
+    if own and own != len(classes):
+        raise ValueError(f"{path}: it names {len(classes)} classes, its class head has {own}")
+    return Trained(
+        path=path,
+        inference=build.build_inference(spec, detector, where),
+        data=spec.data,
+        classes=classes if own else (ACTION,),
+        sources=dict(meta.get("protocol", {}).get("sources", {})),
+    )
+
+
+def detect(
+    source: str | Path | NDArray[Any],
+    *,
+    checkpoint: str | Path,
+    layout: str = "TC",
+    duration_s: float | None = None,
+    stride_s: float | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[Detection]:
+    """What a checkpoint's detector finds in one video, best first; see `Trained.read`. For several videos `load` it once."""
+    trained = load(checkpoint, device)
+    return trained.find(trained.read(source, layout=layout, duration_s=duration_s, stride_s=stride_s), progress)
