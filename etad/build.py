@@ -87,11 +87,12 @@ def build_test_anchors(spec: Spec) -> Tensor:
     return whole.anchors[(whole.cells % stride == 0).all(1)]
 
 
-def build_inference(spec: Spec, detector: nn.Module, device: torch.device) -> Inference:
+def build_inference(spec: Spec, detector: Detector, device: torch.device) -> Inference:
     wanted = spec.inference
     return Inference(
         detector=detector,
         anchors=build_test_anchors(spec),
+        share=wanted.boundary_share,
         top_classes=wanted.top_classes,
         sigma=wanted.sigma,
         max_detections=wanted.max_detections,

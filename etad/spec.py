@@ -213,6 +213,9 @@ class InferenceSpec(Frozen):
 
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast type of inference")
     proposal_stride: PositiveInt = Field(1, description="every n-th start and every n-th duration of the proposal map")
+    boundary_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="share of those that is tested: the best by start times end probability; ours"
+    )
     candidates: Literal["boundary", "all"] = Field(
         "boundary", description="keep proposals at boundary candidates, or all"
     )

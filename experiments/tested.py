@@ -14,7 +14,9 @@ from etad.data.annotations import Annotations, read_blocked
 from etad.data.samples import Corpus, Samples
 from etad.detections import Detections, write_detections
 from etad.evaluate import Evaluation, class_agnostic, evaluate
+from etad.inference import tested_count
 from etad.matches import write_matches
+from etad.model.detector import Detector
 from etad.postprocess import Scored, collect
 from etad.record import DataSummary, Figure, write_json
 from etad.spec import Spec
@@ -23,7 +25,7 @@ from experiments.progress import bar
 EXAMPLES = 6  # videos kept for timelines
 
 
-def tested(spec: Spec, corpus: Corpus, folder: Path, detector: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+def tested(spec: Spec, corpus: Corpus, folder: Path, detector: Detector, device: torch.device) -> dict[str, Any]:
     """Detects and evaluates; writes detections, matches and examples into the folder. The fields of a record."""
     labelled = corpus.classifier is not None or spec.model.class_head is not None
     annotations = corpus.annotations if labelled else class_agnostic(corpus.annotations)
@@ -42,7 +44,7 @@ def tested(spec: Spec, corpus: Corpus, folder: Path, detector: torch.nn.Module, 
         "figures": figures,
         "protocol": judged.protocol,
         "details": {"ap": {c: ap.round(5).tolist() for c, ap in zip(judged.classes, judged.ap, strict=True)}},
-        "anchors": len(build.build_test_anchors(spec)),
+        "anchors": tested_count(len(build.build_test_anchors(spec)), spec.inference.boundary_share),
     }
 
 
@@ -54,7 +56,7 @@ def classes_of(corpus: Corpus, annotations: Annotations, id: str) -> list[tuple[
 
 
 def detect(
-    spec: Spec, corpus: Corpus, annotations: Annotations, detector: torch.nn.Module, device: torch.device
+    spec: Spec, corpus: Corpus, annotations: Annotations, detector: Detector, device: torch.device
 ) -> tuple[Detections, list[dict[str, Any]]]:
     """Detections of the test subset, and a few videos in full for timelines."""
     samples: Samples = corpus.subsets[spec.data.test_subset]

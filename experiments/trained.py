@@ -7,6 +7,7 @@ import torch
 
 from etad import build, engine, measure
 from etad.data.samples import Corpus
+from etad.model.detector import Detector
 from etad.record import TRAINED_FILE, Figure, Trained, now, read_trained, write_json
 from etad.spec import Spec, spec_text
 from experiments.progress import bar, log, say
@@ -14,7 +15,7 @@ from experiments.progress import bar, log, say
 
 def trained(
     spec: Spec, corpus: Corpus, folder: Path, device: torch.device, *, key: str, rank: int
-) -> tuple[torch.nn.Module, Trained]:
+) -> tuple[Detector, Trained]:
     """The trained detector and what its training says of itself, from the folder or trained into it.
 
     Of several processes the first one returns; the others leave when the training is over. Raises RecordError where the
@@ -24,7 +25,7 @@ def trained(
     held = read_trained(folder, key)
     if held is not None:
         say(f"trained already: {folder}")
-        detector: torch.nn.Module = build.build_detector(spec)
+        detector: Detector = build.build_detector(spec)
         engine.load_weights(detector, folder / engine.CHECKPOINT)
     else:
         with measure.peak_memory(device) as peak:
@@ -73,7 +74,7 @@ def size_figures(spec: Spec) -> list[Figure]:
     return [Figure(name=n, value=v, unit=u, evidence="traced", note=note) for n, v, u, note in values]
 
 
-def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tuple[torch.nn.Module, int, int]:
+def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tuple[Detector, int, int]:
     """A detector trained from the folder's checkpoint on, the anchors it saw a video and step, and how many videos."""
     detector = build.build_detector(spec)
     rows = build.build_rows(spec, corpus)

@@ -373,6 +373,7 @@ BUILT: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
         f"inference.{knob}": (inference, value, ())
         for knob, value in {
             "precision": "bfloat16",
+            "boundary_share": "0.1",
             "candidates": "all",
             "sigma": "0.5",
             "max_detections": "3",

@@ -15,6 +15,7 @@ from etad.model.boundary import BoundaryHead
 from etad.model.detector import Detector, DetectorOutput
 from etad.model.head import Stage, StageOutput
 from etad.model.released import from_released, to_released
+from etad.registry import AGGREGATORS
 from etad.segments import refine
 from etad.spec import Spec, parse_spec
 
@@ -338,3 +339,43 @@ def test_stage_takes_no_anchors_at_all() -> None:
     out = stage(torch.randn(2, 8, 10), torch.zeros(2, 0, 2))
     assert out.iou.shape == (2, 0, 2)
     assert out.offsets.shape == (2, 0, 6)
+
+
+AGGREGATORS_SEEN = {  # columns before and after its own that each context may depend on; None: all there are
+    "none": ((0, 0), (0, 0)),
+    "lstm": ((None, 0), (0, None)),
+    "lstm-forward": ((None, 0), (0, 0)),
+    "gru": ((None, 0), (0, None)),
+    "dilated": ((31, 31), (31, 31)),
+    "attention": ((None, None), (None, None)),
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS_SEEN)
+def test_an_aggregator_sees_the_columns_that_it_says(name: str) -> None:
+    AGGREGATORS.import_from_location()
+    assert set(AGGREGATORS.module_dict) == set(AGGREGATORS_SEEN)
+    torch.manual_seed(0)
+    T, at = 80, 40
+    module = AGGREGATORS.get(name)(16).eval()
+    x = torch.randn(2, 16, T, requires_grad=True)
+    contexts = module(x)
+    alone = module(x[1:])
+    for context, single, (before, after) in zip(contexts, alone, AGGREGATORS_SEEN[name], strict=True):
+        assert context.shape == (2, 16, T)
+        torch.testing.assert_close(context[1:], single)
+        (gradient,) = torch.autograd.grad(context[0, :, at].square().sum(), x, retain_graph=True)
+        assert not gradient[1].any()
+        seen = gradient[0].abs().sum(0).nonzero().flatten()
+        first = 0 if before is None else at - before
+        last = T - 1 if after is None else at + after
+        assert first <= int(seen.min()) <= (first if before is not None else at - 5)
+        assert (last if after is not None else at + 5) <= int(seen.max()) <= last
+
+
+def test_attention_knows_the_order_of_columns() -> None:
+    torch.manual_seed(0)
+    module = AGGREGATORS.get("attention")(16).eval()
+    x = torch.randn(1, 16, 12)
+    order = torch.randperm(12)
+    assert not torch.allclose(module(x[:, :, order])[0], module(x)[0][:, :, order], atol=1e-3)

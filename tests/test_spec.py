@@ -385,7 +385,7 @@ def test_lookup_imports_an_object() -> None:
     ("entry", "said"),
     [
         (Entry(name="lsmt"), "no aggregator named 'lsmt'; did you mean lstm?"),
-        (Entry(name="zzz"), "no aggregator named 'zzz'; known: lstm, none"),
+        (Entry(name="zzz"), "no aggregator named 'zzz'; known: attention, dilated, gru, lstm, lstm-forward, none"),
         (Entry(name="lstm", args={"depth": 2}), "aggregator lstm takes no argument 'depth'; it takes: none"),
         (Entry(name="lstm", args={"width": 2}), "takes no argument 'width'"),
         (Entry(name=f"{__name__}:mine", args={"dept": 2}), "takes no argument 'dept'; did you mean depth?"),

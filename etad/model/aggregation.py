@@ -1,5 +1,7 @@
 """The feature module: temporal aggregation over snippets. Source: METHOD 2."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -28,10 +30,99 @@ class Direct(nn.Module):
         return x, x
 
 
+class ForwardLstm(nn.Module):
+    """One LSTM over forward time; the backward branch reads the features as they are. Ours."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.forward_lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        ahead, _ = self.forward_lstm(x.transpose(1, 2))
+        return ahead.transpose(1, 2), x
+
+
+class Gru(nn.Module):
+    """Two one-layer GRUs in the place of the LSTMs. Ours."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.forward_gru = nn.GRU(width, width, batch_first=True)
+        self.backward_gru = nn.GRU(width, width, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        steps = x.transpose(1, 2)
+        ahead, _ = self.forward_gru(steps)
+        back, _ = self.backward_gru(steps.flip(1))
+        return ahead.transpose(1, 2), back.flip(1).transpose(1, 2)
+
+
+class Dilated(nn.Module):
+    """Residual convolutions of three columns, each twice as far apart as those before; both branches read them. Ours."""
+
+    def __init__(self, width: int, layers: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, padding=2**n, dilation=2**n) for n in range(layers))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.layers:
+            x = x + layer(x).relu()
+        return x, x
+
+
+class Attention(nn.Module):
+    """Transformer layers over all columns, which carry their place as sines; both branches read them. Ours."""
+
+    def __init__(self, width: int, layers: int, heads: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        steps = x.transpose(1, 2)
+        steps = steps + _places(steps.shape[1], steps.shape[2], steps.device).to(steps.dtype)
+        for layer in self.layers:
+            steps = layer(steps)
+        return steps.transpose(1, 2), steps.transpose(1, 2)
+
+
+def _places(count: int, width: int, device: torch.device) -> Tensor:
+    """[T, D]: sines and cosines of each column's number. Source: Vaswani et al., 2017, section 3.5."""
+    number = torch.arange(count, device=device).unsqueeze(1)
+    angle = number * torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    return torch.stack((angle.sin(), angle.cos()), -1).flatten(1)[:, :width]
+
+
 @AGGREGATORS.register_module(name="lstm")
 def lstm(width: int) -> nn.Module:
     """The paper's: a forward and a backward LSTM."""
     return Lstm(width)
+
+
+@AGGREGATORS.register_module(name="lstm-forward")
+def lstm_forward(width: int) -> nn.Module:
+    """The forward LSTM alone."""
+    return ForwardLstm(width)
+
+
+@AGGREGATORS.register_module(name="gru")
+def gru(width: int) -> nn.Module:
+    """GRUs in the place of the LSTMs."""
+    return Gru(width)
+
+
+@AGGREGATORS.register_module(name="dilated")
+def dilated(width: int, *, layers: int = 5) -> nn.Module:
+    """Dilated convolutions; five see 63 columns, with about the parameters of the two LSTMs."""
+    return Dilated(width, layers)
+
+
+@AGGREGATORS.register_module(name="attention")
+def attention(width: int, *, layers: int = 2, heads: int = 4) -> nn.Module:
+    """Self-attention over all columns, with about the parameters of the two LSTMs."""
+    return Attention(width, layers, heads)
 
 
 @AGGREGATORS.register_module(name="none")

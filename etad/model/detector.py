@@ -46,9 +46,13 @@ class Detector(nn.Module):
     def forward(self, features: Tensor, anchors: Tensor) -> DetectorOutput:
         """features [B, C, T]; anchors [B, K, 2], fractions."""
         x = self.features(features)
+        return DetectorOutput(self.boundary(x).float(), self.cascade(x, anchors))
+
+    def cascade(self, x: Tensor, anchors: Tensor) -> tuple[StageOutput, ...]:
+        """The stages over the feature module's output x [B, D, T]."""
         stages = []
         for stage in self.stages:
             out = stage(x, anchors)
             stages.append(out)
             anchors = refine(anchors, out.offsets.detach())
-        return DetectorOutput(self.boundary(x).float(), tuple(stages))
+        return tuple(stages)
