@@ -1,4 +1,4 @@
-"""A trained detector put to use, on features of any length: a checkpoint is all that it needs.
+"""A trained detector put to use, on one video of any length: a checkpoint is all that it needs.
 
 import etad
 for found in etad.detect("video.npy", checkpoint="latest.pth", duration_s=93.5):
@@ -7,20 +7,24 @@ for found in etad.detect("video.npy", checkpoint="latest.pth", duration_s=93.5):
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from etad import build, engine
-from etad.data.annotations import DataError
+from etad.data.annotations import DataError, Video
 from etad.data.features import FeatureSource, as_half, columns_and_width
 from etad.data.samples import Samples
+from etad.data.video import inspect
+from etad.data.videos import video_samples
 from etad.data.windows import make_rows, row_spans
+from etad.end_to_end import EncodedRows
 from etad.evaluate import ACTION
+from etad.gradients import SnippetEncoder
 from etad.inference import Inference
 from etad.spec import DataSpec, merge, parse_spec, parse_yaml
 
@@ -35,22 +39,23 @@ class Detection(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """One video's features [t, C] and its length."""
+    """One video: what to call it, how long it lasts, and its rows of features."""
 
     name: str
-    features: NDArray[np.float16]
     duration_s: float
+    samples: Samples
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A detector with its checkpoint's rules: what features it takes, how rows are cut, what its classes are called."""
+    """A detector with its checkpoint's rules: what it takes, how rows are cut, what its classes are called."""
 
     path: Path
     inference: Inference
     data: DataSpec
     classes: tuple[str, ...]
     sources: dict[str, str]  # what the features of its training were
+    encoder: SnippetEncoder | None  # trained with it: it takes videos too
 
     def read(
         self,
@@ -60,24 +65,28 @@ class Trained:
         duration_s: float | None = None,
         stride_s: float | None = None,
     ) -> Sequence:
-        """Features [t, C] (TC) or [C, t] (CT), an array or a .npy file, checked to be like those of the training.
+        """A video file, or features [t, C] (TC) or [C, t] (CT), an array or a .npy file, like those of the training.
 
-        How long the video lasts: duration_s, or stride_s, the seconds between two columns; where the detector works in
-        windows it knows the stride. Raises DataError on features that are not those of its training, or broken.
+        How long the features' video lasts: duration_s, or stride_s, the seconds between two columns; where the detector
+        works in windows it knows the stride. Raises DataError on what is not like its training, or broken.
         """
         for what, value in (("duration_s", duration_s), ("stride_s", stride_s)):
             if value is not None and not 0 < value < math.inf:
                 raise DataError(f"{what} is {value}; it is a time above 0")
+        if not isinstance(source, np.ndarray) and Path(source).suffix != ".npy":
+            if duration_s or stride_s:
+                raise DataError(f"{source}: a video knows how long it lasts; leave out duration and stride")
+            return self._video(Path(source))
         name, features = self._features(source, layout)
-        return Sequence(name, features, self._duration_s(name, len(features), duration_s, stride_s))
+        duration_s = self._duration_s(name, len(features), duration_s, stride_s)
+        rows = make_rows(features, self.data.tscale, self.data.windows)
+        span_s = row_spans(len(features), duration_s, self.data.tscale, self.data.windows)
+        return Sequence(name, duration_s, Samples((name,) * len(rows), span_s, rows))
 
     def find(self, sequence: Sequence, progress: Progress | None = None) -> list[Detection]:
         """Detections, best first; windows are merged."""
-        name, features, duration_s = sequence
-        rows = make_rows(features, self.data.tscale, self.data.windows)
-        span_s = row_spans(len(features), duration_s, self.data.tscale, self.data.windows)
-        ((_, scored),) = self.inference.videos(Samples((name,) * len(rows), span_s, rows), progress)
-        segments_s, labels, scores = self.inference.detections(scored, duration_s)
+        ((_, scored),) = self.inference.videos(sequence.samples, progress)
+        segments_s, labels, scores = self.inference.detections(scored, sequence.duration_s)
         ordered = np.argsort(-scores, kind="stable")
         columns = (segments_s[ordered].tolist(), labels[ordered].tolist(), scores[ordered].tolist())
         return [
@@ -85,23 +94,33 @@ class Trained:
             for (start_s, end_s), label, score in zip(*columns, strict=True)
         ]
 
+    def _video(self, path: Path) -> Sequence:
+        """Rows that are decoded and encoded as the detector asks for them."""
+        if self.encoder is None:
+            made = f" ({self.sources['features']})" if "features" in self.sources else ""
+            raise DataError(
+                f"{path}: not a .npy file of features, and {self.path} was trained on features{made}, without an "
+                "encoder of its own; extract this video's as those were and give that file"
+            )
+        shown = inspect(path, 0.0)
+        none = np.empty((0, 2)), np.empty(0, np.int64)
+        video = Video(str(path), "", shown.last_s + 1 / shown.frame_rate, *none)
+        samples = video_samples(self.data, [video], {video.id: shown})
+        inference, frames = self.inference, cast(Any, samples.frames)
+        rows = cast(Any, EncodedRows(frames, self.encoder, dtype=inference.dtype, device=inference.device))
+        return Sequence(video.id, video.duration_s, replace(samples, features=rows))
+
     def _features(self, source: str | Path | NDArray[Any], layout: str) -> tuple[str, NDArray[np.float16]]:
         """What to call them, and the features [t, C]."""
         if isinstance(source, np.ndarray):
-            name = "the features"
+            name = "the array of features"
             try:
                 columns_and_width(source, layout)
                 features = as_half(source, layout)
             except ValueError as error:
-                raise DataError(f"the array of features {error}") from None
+                raise DataError(f"{name} {error}") from None
         else:
             path, name = Path(source), str(source)
-            if path.is_file() and path.suffix != ".npy":
-                made = f" ({self.sources['features']})" if "features" in self.sources else ""
-                raise DataError(
-                    f"{path}: no .npy file of features, and {self.path} was trained on features{made}, without an "
-                    "encoder of its own; extract this video's as those were and give that file"
-                )
             features = FeatureSource(path.parent, "{id}", layout).read(path.name)
         t, channels = features.shape
         if channels != self.data.channels:
@@ -136,8 +155,12 @@ def load(path: str | Path, device: str = "auto") -> Trained:
     meta = engine.read_checkpoint(path)["meta"]
     if not isinstance(meta, dict) or not {"spec", "classes"} <= meta.keys():
         raise ValueError(f"{path}: it says nothing of its spec or classes; import it (experiments.checkpoint import)")
-    tree = merge(parse_yaml(str(meta["spec"]), f"{path}, its spec"), {"runtime": {"device": device}})
-    spec = parse_spec(tree, f"{path}, its spec")
+    said = f"{path}, its spec"
+    tree = merge(parse_yaml(str(meta["spec"]), said) or {}, {"runtime": {"device": device}})
+    end_to_end = tree.get("encoder") is not None
+    if end_to_end:  # the encoder lies in this very file; the cache was the training machine's
+        tree = merge(tree, {"encoder": {"checkpoint": str(path)}, "data": {"video": {"cache": None}}})
+    spec = parse_spec(tree, said)
     detector = build.build_detector(spec)
     engine.load_weights(detector, path)
     try:
@@ -155,6 +178,7 @@ def load(path: str | Path, device: str = "auto") -> Trained:
         data=spec.data,
         classes=classes if own else (ACTION,),
         sources=dict(meta.get("protocol", {}).get("sources", {})),
+        encoder=build.build_encoder(spec) if end_to_end else None,
     )
 
 

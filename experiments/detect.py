@@ -1,4 +1,4 @@
-"""Detect in one video: its features and a checkpoint are all that is needed."""
+"""Detect in one video: a checkpoint, and the video or its features, are all that is needed."""
 
 import argparse
 import csv
@@ -31,12 +31,17 @@ def seconds(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("experiments.detect", __doc__ or "", EXAMPLE)
-    made.add_argument("source", type=Path, metavar="FEATURES", help="a .npy file of the video's features")
+    made.add_argument(
+        "source",
+        type=Path,
+        metavar="VIDEO_OR_FEATURES",
+        help="a .npy file of features, or a video where it was trained on",
+    )
     made.add_argument("--checkpoint", type=Path, required=True, help="latest.pth of a run")
     made.add_argument(
         "--layout", choices=("TC", "CT"), default="TC", help="TC: [snippets, channels]; CT: turned (default: TC)"
     )
-    made.add_argument("--duration", type=seconds, metavar="S", help="how long the video lasts")
+    made.add_argument("--duration", type=seconds, metavar="S", help="how long the features' video lasts")
     made.add_argument("--stride-s", type=seconds, metavar="S", help="or the seconds between two columns of features")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     made.add_argument("--min-score", type=float, default=0.0, help="leave out what scores lower")

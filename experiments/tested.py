@@ -128,12 +128,14 @@ def evaluation_figures(
 def summary(spec: Spec, corpus: Corpus) -> DataSummary:
     annotations = corpus.annotations
     used = {s: [annotations.videos[id] for id in dict.fromkeys(rows.ids)] for s, rows in corpus.subsets.items()}
+    seen = {s: {label for video in videos for label in video.labels.tolist()} for s, videos in used.items()}
+    unseen = len(seen[spec.data.test_subset] - seen[spec.data.train_subset])
     return DataSummary(
         mark=corpus.mark,
         videos={s: len(videos) for s, videos in used.items()},
         segments={s: sum(len(v.labels) for v in videos) for s, videos in used.items()},
         classes=len(annotations.classes),
-        flaws=annotations.flaws,
-        policies=annotations.policies,
+        flaws={**annotations.flaws, "classes_unseen_in_training": unseen},
+        policies={**annotations.policies, "classes_unseen_in_training": "counted in mAP; nothing can learn them"},
         sources=dict(corpus.sources),
     )

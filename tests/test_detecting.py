@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ def checkpoint(path: Path, *overrides: str, classes: tuple[str, ...] | None = ("
     """Weights that were never trained, of the smoke spec's detector."""
     spec = read_spec(SMOKE, [*TINY, *overrides])
     state = {f"detector.{name}": value for name, value in build.build_detector(spec).state_dict().items()}
+    if spec.encoder:  # drawn otherwise than the spec would, so that they must come from the file
+        encoder = build.build_encoder(read_spec(SMOKE, [*TINY, *overrides, "training.seed=1"]))
+        state |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     held = {"spec": spec_text(spec), "classes": classes and list(classes), "mark": "m", **meta}
     torch.save({"state_dict": state, "meta": {k: v for k, v in held.items() if v is not None}}, path)
     return path
@@ -87,6 +91,8 @@ def test_a_run_with_a_class_head_evaluates_classes_without_a_classifier(run: Pat
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     assert sorted(record["details"]["ap"]) == ["a", "b", ONLY]  # unseen in training, it counts all the same
     assert record["protocol"]["classes"] == 3
+    assert record["data"]["flaws"]["classes_unseen_in_training"] == 1
+    assert record["data"]["flaws"]["without_segments"] == 1
     found = json.loads((run / "detections.json").read_text(encoding="utf-8"))["results"]
     assert set(found) == {"v7", ID, "bare"}
     labels = {row["label"] for rows in found.values() for row in rows}
@@ -218,6 +224,47 @@ def test_a_video_without_an_encoder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"....ftyp")
     with pytest.raises(DataError, match=r"v\.mp4: .*c\.pth was trained on features \(tsp, v_\{id\}\.npy, TC\)"):
         trained.read(tmp_path / "v.mp4")
+
+
+SHOWN = [
+    "encoder={network: {name: r2plus1d-small, args: {planes: [8, 8, 8, 16]}}, chunk: 3}",
+    "data.channels=16",
+    "data.video={frames: 4, short_side: 16, size: 16, cache: /nowhere/at/all}",
+]
+
+
+@pytest.mark.parametrize("windows", ["null", "{stride_s: 0.25}"])
+def test_a_video_goes_through_the_encoder_of_the_checkpoint(windows: str, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    from clips import noise, write_clip
+
+    assert av
+    path = checkpoint(tmp_path / "c.pth", *SHOWN, f"data.windows={windows}")
+    clip = write_clip(tmp_path / "vidéo.mp4", noise(60))  # 6 s
+    trained = load(path, "cpu")
+    sequence = trained.read(clip)
+    assert sequence.duration_s == pytest.approx(6.0, abs=0.01)
+    rows = sequence.samples
+    assert len(rows.ids) == (1 if windows == "null" else 2)
+    found = trained.find(sequence)
+    assert found == etad.detect(clip, checkpoint=path, device="cpu")
+    # The same by hand: the frames, their features, and those as if they came from elsewhere.
+    spec = read_spec(SMOKE, [*TINY, *SHOWN, f"data.windows={windows}", "training.seed=1"])
+    encoder = build.build_encoder(spec)
+    with torch.no_grad():
+        by_hand = [encoder(torch.from_numpy(rows.frames[w])[None])[0].numpy() for w in range(len(rows.ids))]
+    samples = replace(rows, features=np.stack(by_hand), frames=None)
+    assert trained.find(sequence._replace(samples=samples)) == found
+    with pytest.raises(DataError, match="a video knows how long it lasts"):
+        trained.read(clip, duration_s=3.0)
+    for content, says in ((b"", "is an empty file"), (clip.read_bytes()[:700], "cannot be|none of it|decod")):
+        (tmp_path / "bad.mp4").write_bytes(content)
+        with pytest.raises(DataError, match=says):
+            trained.find(trained.read(tmp_path / "bad.mp4"))
+    with pytest.raises(DataError, match=r"nowhere\.mp4: cannot be opened"):
+        trained.read(tmp_path / "nowhere.mp4")
+    with pytest.raises(DataError, match="too short"):
+        trained.read(write_clip(tmp_path / "one.mp4", noise(1)))
 
 
 @pytest.mark.parametrize(
