@@ -3,7 +3,7 @@
 A run's folder holds
   spec.yaml          the resolved spec
   record.json        the Record below, written last: a folder without it is not a finished run
-  losses.csv         iteration, epoch, lr, total, boundary, stage1.. (one row each logged step)
+  losses.csv         iteration, epoch, lr, total, boundary, stage1.., classes (one row each logged step)
   timings.csv        iteration, seconds, data_seconds (one row each logged step, mean since the last)
   detections.json    the ActivityNet submission layout
   matches.npz        which detection takes which ground truth at each tIoU (etad/matches.py): judged again in seconds

@@ -48,7 +48,7 @@ def _epochs(frame: pd.DataFrame) -> list[float]:
 def losses(frame: pd.DataFrame, name: str) -> Chart:
     """The total loss and its parts by iteration: rolling mean over the raw values."""
     stages = sorted(str(c) for c in frame if str(c).startswith("stage"))
-    parts = [*(c for c in ("total", "boundary") if c in frame), *stages]
+    parts = [*(c for c in ("total", "boundary") if c in frame), *stages, *(["classes"] if "classes" in frame else [])]
     window = max(1, len(frame) // 40)
     lines: list[Line] = []
     for colour, part in enumerate(parts):
