@@ -208,9 +208,23 @@ def test_misuse_is_one_line(
     assert "Traceback" not in error
 
 
-def test_raw_features_need_their_pattern_and_layout(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--features", "raw", "--annotations", "truth.json", "--out", "out/pack"]) == 2
-    assert "--features needs --pattern" in capsys.readouterr().err
+def test_names_and_axes_are_found_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ARGUMENTS) == 0
+    found_out = [
+        "--features",
+        "raw",
+        "--annotations",
+        "truth.json",
+        "--tscale",
+        "8",
+        "--out",
+        "out/found",
+        "--workers",
+        "0",
+    ]
+    assert run(found_out) == 0
+    np.testing.assert_array_equal(open_packed("out/pack").features, open_packed("out/found").features)
+    assert open_packed("out/found").index.sources["raw"] == "raw, v_{id}.npy, TC"
 
 
 def test_entries_refuse_unknown_arguments(data: Path) -> None:

@@ -1,0 +1,167 @@
+"""How a set of one's own is best laid out for the detector, by rules on its statistics; each choice with its reason.
+
+An instance is within reach where an anchor can be it: in a whole video resized to T columns, where it takes two of them; in
+windows, where it takes two feature columns and lies inside a window as far as training asks (`windows.min_inside`).
+The rules choose the paper's layout for ActivityNet-1.3 (whole videos, T 128, R 24), and for THUMOS-14 the windows of 128 and
+R 16 of the public re-implementation; that one's limit of half a window is one of cost, here it is the longest instances.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etad.data.annotations import Video
+from etad.data.survey import LEAST_COLUMNS, instances
+from etad.data.windows import row_spans, segments_in_window
+from etad.spec import WindowSpec
+
+WHOLE, WINDOWS = (32, 64, 128), (128, 256)  # T tried, the cheaper first
+WORSE = 0.05  # reach that a cheaper layout may lack
+BINS, BINS_A_COLUMN = (
+    (8, 16, 24),
+    0.75,
+)  # of the median instance; ActivityNet-1.3 and THUMOS-14 have 0.6 to 0.7 at 24 and 16
+ANCHORS = 495  # 6 % of 8,256, the paper's a video
+UNEQUAL = 0.02  # strides that differ by more between videos are fitted to each
+STEPS, MOST_EPOCHS = 300, 60
+SMALL = 2000  # rows; with fewer the laptop preset's narrower detector is trained
+
+
+@dataclass(frozen=True)
+class Layout:
+    tscale: int
+    windows: WindowSpec | None
+    max_duration: float
+    bins: int
+    ratio: float
+    max_detections: int
+    batch: int
+    epochs: int
+    decay_epoch: int
+    small: bool
+    rows: int  # that are trained on
+    reach: float  # share of the instances
+    reasons: dict[str, str]  # section of the spec -> why
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    tscale: int
+    windows: WindowSpec | None
+    reach: float
+    rows: int  # of training videos, with an instance
+
+    @property
+    def text(self) -> str:
+        return f"windows of {self.tscale}" if self.windows else f"whole videos in {self.tscale} columns"
+
+
+def lay_out(
+    videos: Sequence[Video],
+    columns: Mapping[str, int] | None,
+    *,
+    train_subset: str,
+    tscale: int | None = None,
+    whole: bool = False,
+    windows: WindowSpec | None = None,
+) -> Layout:
+    """The layout of these videos. `columns` is how many feature columns each has; None: frames, T snippets whatever T is.
+
+    `tscale`, `whole` and `windows` are what a user has settled already. Raises ValueError where no instance is trained on.
+    """
+    stride = _stride(videos, columns)
+    candidates = []
+    if windows is None:
+        fewest = max(LEAST_COLUMNS, int(np.quantile([columns[v.id] for v in videos], 0.9))) if columns else 0
+        sizes: Sequence[int] = [tscale] if tscale else [t for t in WHOLE if t >= fewest or t == WHOLE[-1]]
+        candidates += [_candidate(videos, columns, t, None, train_subset) for t in sizes]
+    if columns is not None and not whole and (windows or stride):
+        sizes = [tscale] if tscale else WINDOWS
+        candidates += [_candidate(videos, columns, t, windows or stride, train_subset) for t in sizes]
+    best = max(candidate.reach for candidate in candidates)
+    chosen = next(candidate for candidate in candidates if candidate.reach >= best - WORSE)
+    if not chosen.rows:
+        raise ValueError(f"no instance of the subset {train_subset!r} lies inside a row; there is nothing to train on")
+    others = ", ".join(f"{c.text} {c.reach:.1%}" for c in candidates if c is not chosen)
+    where = f"{chosen.text} have {chosen.reach:.1%} of the instances within reach"
+    return _complete(videos, columns, chosen, where + (f" (tried: {others})" if others else ""))
+
+
+def _stride(videos: Sequence[Video], columns: Mapping[str, int] | None) -> WindowSpec | None:
+    """Seconds a feature column, the median over the videos; fitted to each video where they differ."""
+    if columns is None:
+        return None
+    strides = np.array([video.duration_s / columns[video.id] for video in videos])
+    middle = float(f"{np.median(strides):.6g}")
+    low, high = np.quantile(strides, (0.05, 0.95)) / middle
+    return WindowSpec(stride_s=middle, fitted=bool(low < 1 - UNEQUAL or high > 1 + UNEQUAL))
+
+
+def _candidate(
+    videos: Sequence[Video],
+    columns: Mapping[str, int] | None,
+    tscale: int,
+    windows: WindowSpec | None,
+    train_subset: str,
+) -> _Candidate:
+    reached = count = rows = 0
+    for video in videos:
+        lengths = video.segments_s[:, 1] - video.segments_s[:, 0]
+        t = tscale if columns is None else columns[video.id]
+        count += len(lengths)
+        if windows is None:
+            reached += int((lengths * tscale >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
+            rows += video.subset == train_subset and len(lengths) > 0
+            continue
+        spans = row_spans(t, video.duration_s, tscale, windows)
+        kept = [segments_in_window(video.segments_s, span, windows.min_inside)[1] for span in spans]
+        inside = np.unique(np.concatenate(kept))
+        reached += int((lengths[inside] * t >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
+        rows += sum(len(k) > 0 for k in kept) if video.subset == train_subset else 0
+    return _Candidate(tscale, windows, reached / max(count, 1), rows)
+
+
+def _covered(videos: Sequence[Video], columns: Mapping[str, int] | None, chosen: _Candidate) -> NDArray[np.float64]:
+    """Columns of its row that each instance takes [n]."""
+    of = instances(videos, columns)
+    return of.share * chosen.tscale if chosen.windows is None or of.columns is None else of.columns
+
+
+def _complete(videos: Sequence[Video], columns: Mapping[str, int] | None, chosen: _Candidate, where: str) -> Layout:
+    covered = _covered(videos, columns, chosen)
+    longest, median = float(np.quantile(covered, 0.99)), float(np.median(covered))
+    max_duration = min(1.0, max(1, math.ceil(8 * longest / chosen.tscale - 1e-9)) / 8)
+    bins = min(BINS, key=lambda r: abs(r - BINS_A_COLUMN * median))
+    limit = max(1, round(max_duration * chosen.tscale))
+    anchors = limit * chosen.tscale - limit * (limit - 1) // 2
+    ratio = min(1.0, max(0.06, math.ceil(100 * ANCHORS / anchors) / 100))
+    most = math.ceil(np.quantile([len(video.labels) for video in videos if len(video.labels)], 0.95))
+    batch = next(b for b in (16, 8, 4, 2, 1) if b <= max(1, chosen.rows // 4))
+    epochs = min(MOST_EPOCHS, max(6, math.ceil(STEPS / (chosen.rows // batch))))
+    return Layout(
+        tscale=chosen.tscale,
+        windows=chosen.windows,
+        max_duration=max_duration,
+        bins=bins,
+        ratio=ratio,
+        max_detections=100 if most <= 20 else 100 * math.ceil(most / 20),
+        batch=batch,
+        epochs=epochs,
+        decay_epoch=max(1, round(epochs * 5 / 6)),
+        small=chosen.rows < SMALL,
+        rows=chosen.rows,
+        reach=chosen.reach,
+        reasons={
+            "data": where,
+            "roi": f"the median instance takes {median:.1f} columns; three bins for four of them, of 8, 16 or 24",
+            "proposals": f"99 of 100 instances take at most {longest:.1f} of {chosen.tscale} columns; "
+            f"{ratio:.0%} of the {anchors:,} anchors are at least {min(ANCHORS, anchors)} a row",
+            "inference": f"19 of 20 videos with instances have at most {most}; five times as many, in hundreds",
+            "training": f"{chosen.rows:,} rows with instances; {epochs * (chosen.rows // batch):,} steps in all, "
+            "the last sixth of them at a tenth of the rate",
+            "model": f"fewer than {SMALL:,} rows are trained on: as narrow as the laptop preset",
+        },
+    )
