@@ -22,8 +22,8 @@ from etad.data.sources import window_rule
 from etad.record import replacing, write_json
 from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, parse_yaml, read_tree
 from experiments.command import Failure, Misuse, main, parser
-from experiments.prepare import write_spec
 from experiments.progress import bar
+from experiments.written_spec import write_spec
 
 if TYPE_CHECKING:
     from etad.gradients import SnippetEncoder
@@ -227,7 +227,7 @@ def beside(out: Path, spec: Spec, corpus: Corpus, *, npy: bool) -> Path:
         else {"name": "packed", "args": args}
     )
     kept = spec.data.model_dump(mode="json") | {"source": source, "video": None}
-    return write_spec(out / "spec.yaml", kept)
+    return write_spec(out / "spec.yaml", {"data": kept}, {})
 
 
 def show(result: dict[str, Any]) -> None:

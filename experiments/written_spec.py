@@ -1,4 +1,4 @@
-"""The spec that `experiments.prepare` writes: each section with the reason for what it says."""
+"""Specs written beside prepared data: each section with the reason for what it says."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from etad.record import replacing
 from etad.spec import DataSpec
 
 HEAD = """\
-# Written by experiments.prepare. It trains as it stands, and others can inherit from it with _base_:
+# Written beside the data. It trains as it stands, and others can inherit from it with _base_:
 #   python -m experiments.run --spec {path}
 """
 
