@@ -92,7 +92,22 @@ def test_a_video_is_a_function_of_its_id_and_the_seed() -> None:
         assert not np.array_equal(a, other)
 
 
-@pytest.mark.parametrize("field", ["noise", "reach", "swell", "start", "actor", "wander", "clutter", "drift", "shake"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "noise",
+        "reach",
+        "swell",
+        "start",
+        "actor",
+        "wander",
+        "clutter",
+        "drift",
+        "shake",
+        "actor_colour",
+        "clutter_colour",
+    ],
+)
 def test_every_strength_changes_the_picture(field: str) -> None:
     base = SHAPES_1.model_copy(update={"clutter": (6, 6)})
     value = getattr(base, field)

@@ -1,6 +1,6 @@
 """Made-up clips: a shape whose motion is the action, among others that move too. docs/synthetic.md states the model.
 
-Nothing but motion tells the action: the actor is there all the time, drifts when idle, and looks like the clutter.
+Nothing but motion tells the action: the actor, brighter than the rest, is there all the time and drifts when idle.
 """
 
 from dataclasses import dataclass
@@ -35,6 +35,8 @@ class ShapesModel(BaseModel):
     wander: float = Field(0.08, description="how far the actor drifts when idle, at 0.05 to 0.2 Hz")
     clutter: tuple[int, int] = Field((2, 4), description="other shapes, a third of them before the actor")
     drift: float = Field(0.1, description="fastest clutter, sides a second; it bounces off the picture's edge")
+    actor_colour: Range = Field((0.75, 1.0), description="of each of the actor's channels, 0 .. 1")
+    clutter_colour: Range = Field((0.0, 0.6), description="the same of the clutter")
     shake: float = Field(0.015, description="how far the camera sways, at 0.3 to 1 Hz")
     events: SyntheticModel = Field(
         SYNTHETIC_1.model_copy(update={"shot_s": 5.0}),
@@ -186,7 +188,7 @@ def _actor(
         np.maximum(half * size, 0.02) * side,
         np.maximum(0.5 * half * size, 0.01) * side,
         angle,
-        rng.uniform(0, 1, 3).astype(np.float32),
+        rng.uniform(*model.actor_colour, 3).astype(np.float32),
         np.where(away, 0.0, 1.0),
     )
 
@@ -199,7 +201,7 @@ def _clutter(rng: np.random.Generator, model: ShapesModel, times: Floats) -> _Sh
     x, y = (1 - np.abs(place % 2 - 1)).T  # bounces between 0 and 1
     half = float(rng.uniform(*model.actor)) * side
     angle = rng.uniform(0, np.pi) + rng.uniform(-0.5, 0.5) * times
-    colour = rng.uniform(0, 1, 3).astype(np.float32)
+    colour = rng.uniform(*model.clutter_colour, 3).astype(np.float32)
     return _Shape(x * side, y * side, np.full(n, half), np.full(n, 0.5 * half), angle, colour, np.ones(n))
 
 
