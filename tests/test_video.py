@@ -1,15 +1,18 @@
 """Decoding: the frames shown at given times, against everything decoded to a list; and files that are broken."""
 
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clips import decode_all, noise, write_clip
 from numpy.typing import NDArray
 
-from etad.data.video import SLACK_S, VideoError, inspect, read_frames
+from etad.data.annotations import DataError
+from etad.data.video import SLACK_S, VideoError, _decoded, inspect, read_frames
 
 
 def oracle(path: Path, times_s: NDArray[np.float64], height: int, width: int) -> NDArray[np.uint8]:
@@ -34,8 +37,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("stamps_s", [STEADY, UNEVEN], ids=["steady", "uneven"])
+@pytest.mark.parametrize("seek_s", [0.3, 100.0], ids=["sought", "from the start"])
 @pytest.mark.parametrize("kind", FILES)
-def test_the_frames_shown_are_those_of_the_time_stamps(kind: str, stamps_s: list[float], tmp_path: Path) -> None:
+def test_the_frames_shown_are_those_of_the_time_stamps(
+    kind: str, seek_s: float, stamps_s: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etad.data.video.SEEK_S", seek_s)
     suffix = "webm" if kind == "vp9" else "mp4"
     path = write_clip(tmp_path / f"clip.{suffix}", noise(60), stamps_s, **FILES[kind])
     video = inspect(path, stamps_s[-1])
@@ -45,6 +52,8 @@ def test_the_frames_shown_are_those_of_the_time_stamps(kind: str, stamps_s: list
         np.array([stamps_s[-12:]]),  # at the stamps themselves, late ones only: most groups are passed over
         np.array([[2.51, 2.52], [0.0, 2.499]]),
         rng.uniform(0.3, 0.4, (2, 2)),
+        stamps_s[20] + rng.uniform(0, 0.2, (2, 2)),
+        np.array([[stamps_s[30], stamps_s[50]]]),
     ]
     for times_s in some:
         got = read_frames(video, times_s, short_side=16)
@@ -62,3 +71,48 @@ def test_a_zero_byte_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(VideoError, match=r"empty\.mp4: is an empty file"):
         inspect(tmp_path / "empty.mp4", 1.0)
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "b-frames", "vp9"])
+def test_groups_that_show_nothing_are_not_decoded(kind: str, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / f"clip.{'webm' if kind == 'vp9' else 'mp4'}", noise(60), **FILES[kind])
+    decoded = list(_decoded(inspect(path, 6.0), np.array([1.0, 5.2]), False, 1))
+    assert 2 <= len(decoded) <= 20
+
+
+def test_any_number_of_threads_decodes_the_same(tmp_path: Path) -> None:
+    video = inspect(write_clip(tmp_path / "a.mp4", noise(60), **FILES["b-frames"]), 6.0)
+    times_s = np.random.default_rng(0).uniform(0, 6, (6, 4))
+    one, some = (read_frames(video, times_s, short_side=16, threads=threads) for threads in (1, 3))
+    np.testing.assert_array_equal(one, some)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 16), (0, 5, 16), (3, 2, 9)])
+def test_a_box_is_cut_out_of_the_whole(box: tuple[int, int, int], tmp_path: Path) -> None:
+    video = inspect(write_clip(tmp_path / "a.mp4", noise(20)), 2.0)
+    times_s = np.array([[0.4, 1.3]])
+    top, left, size = box
+    whole = read_frames(video, times_s, short_side=16)
+    np.testing.assert_array_equal(
+        read_frames(video, times_s, short_side=16, box=box), whole[..., top : top + size, left : left + size]
+    )
+
+
+def test_without_pyav_it_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match=r"pip install") as caught:
+        inspect(tmp_path / "a.mp4", 1.0)
+    assert not isinstance(caught.value, VideoError), "a policy of skipping videos must not skip all of them"
+
+
+def test_a_file_without_video_is_named(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.sample_rate = 16000
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match=r"sound\.mp4: holds no video"):
+        inspect(tmp_path / "sound.mp4", 1.0)
