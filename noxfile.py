@@ -57,6 +57,6 @@ def reproduce_thumos(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Render the pages of runs that are there."""
+    """Render the studies and runs that are there; `-- --published` writes reports/published, which is committed."""
     _install(session, "-e", ".")
     session.run("python", "-m", "experiments.report", *session.posargs)

@@ -282,7 +282,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the strings that _Loader would read as numbers."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML that reads 1e-3 as a number (YAML 1.1 reads a string) and refuses a key given twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

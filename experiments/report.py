@@ -1,4 +1,4 @@
-"""Render the report of one or more run folders: HTML and Markdown, from the folders alone."""
+"""Render the report of studies and runs: HTML and Markdown, from their folders alone."""
 
 import argparse
 import sys
@@ -8,36 +8,43 @@ from typing import Any
 
 from experiments.command import Failure, main, parser
 
+PUBLISHED = Path(__file__).parent.parent / "reports" / "published"
+
 
 def _folders(given: Sequence[Path]) -> list[Path]:
-    """The folders to read: those given, or every one in runs/. Raises Failure where there is none."""
+    """The folders to read: those given, or every one in studies/ and runs/. Raises Failure where there is none."""
     absent = [folder for folder in given if not folder.is_dir()]
     if absent:
-        raise Failure(f"{absent[0]}: no such run folder")
-    found = list(given) or sorted(
-        p for p in Path("runs").glob("*") if p.is_dir() and p.name[0] != "." and p.name != "trained"
-    )
+        raise Failure(f"{absent[0]}: no such folder of a run or a study")
+    found = list(given) or [
+        folder
+        for root in ("studies", "runs")
+        for folder in sorted(Path(root).glob("*"))
+        if folder.is_dir() and folder.name[0] != "." and folder.name != "trained"
+    ]
     if not found:
-        raise Failure("no run folder in runs/; make one with: python -m experiments.reproduce")
+        raise Failure("nothing in studies/ or runs/; make a run with: python -m experiments.reproduce")
     return found
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     from etad.record import RecordError
-    from reports.render import (  # matplotlib and pandas are slow to import, --help must not wait
-        render_run,
-        render_studies,
-    )
+    from reports import render  # matplotlib and pandas are slow to import, --help must not wait
 
     folders = _folders(args.folders)
-    try:
-        written = render_run(folders[0], args.out) if len(args.folders) == 1 else render_studies(folders, args.out)
-    except RecordError:
-        written = render_studies(folders, args.out)
+    if args.published:
+        written = render.render_published(folders, PUBLISHED)
+    elif len(args.folders) == 1 and not render.is_study(folders[0]):
+        try:
+            written = render.render_run(folders[0], args.out)
+        except RecordError:
+            written = render.render_studies(folders, args.out)  # which says what is wrong with it
+    else:
+        written = render.render_studies(folders, args.out)
     return {
         "page": str(written[0]),
-        "markdown": str(written[1]),
-        "runs": [str(f) for f in folders],
+        "markdown": str(next(path for path in written if path.suffix == ".md")),
+        "folders": [str(f) for f in folders],
         "files": len(written),
     }
 
@@ -47,9 +54,12 @@ def show(result: dict[str, Any]) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    made = parser("experiments.report", __doc__ or "", "python -m experiments.report runs/laptop --out site")
-    made.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="run folders; none: every one in runs/")
-    made.add_argument("--out", type=Path, default=Path("site"), help="where the page goes (default: site)")
+    made = parser("experiments.report", __doc__ or "", "python -m experiments.report studies/cascade_depth --out site")
+    given = "folders of studies or runs; none: every one in studies/ and runs/"
+    made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=given)
+    made.add_argument("--out", type=Path, default=Path("site"), help="where the pages go (default: site)")
+    markdown = "write the studies as Markdown into reports/published instead, which is committed"
+    made.add_argument("--published", action="store_true", help=markdown)
     return main(made, work, show, argv)
 
 

@@ -1,40 +1,103 @@
-"""The index: which runs there are, and what could not be read."""
+"""The index: the claims with their verdicts, what each study found, the runs, and what could not be read."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from reports import published_tables, run_tables
+from ablations.outcome import StudyOutcome
+from reports import published_tables, run_tables, study_tables
 from reports.load import PublishedFile, Run
-from reports.page import named, slugs, write_page
+from reports.page import named
+from reports.studies import Study, made_up
+from reports.table import Cell, Column, Table, words
 
 
-def counted(runs: Sequence[Run]) -> str:
-    """How many runs there are, by what became of them."""
-    states = [run.record.status if run.record else "unreadable" for run in runs]
-    words = {"done": "finished", "failed": "failed", "unreadable": "unreadable"}
-    return ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states) or "none"
+def counted(states: Sequence[str]) -> str:
+    """`3 finished, 1 failed`, or none."""
+    counts = Counter(states)
+    return ", ".join(f"{n} {state}" for state in ("finished", "failed", "unreadable") if (n := counts[state])) or "none"
 
 
-def write_index(runs: Sequence[Run], out: Path, published: PublishedFile) -> list[Path]:
-    """index.html and index.md over these runs, which have their pages in runs/NAME."""
-    readable = [run for run in runs if run.record]
-    links = dict(zip(map(id, readable), slugs([run.folder.name for run in readable]), strict=True))
-    overviews, compared = [], []
-    for mark in dict.fromkeys(run.mark for run in readable):
-        group = [run for run in readable if run.mark == mark]
-        overviews.append(run_tables.overview(group, [f"runs/{links[id(run)]}/index.html" for run in group]))
-        if beside := [run for run in group if published_tables.comparable(run, published)]:
+def summary(studies: Sequence[Study], runs: Sequence[Run]) -> str:
+    """How many studies and runs there are, by what became of them."""
+    finished = {"done": "finished", "failed": "failed"}
+    of_runs = counted([finished[run.record.status] if run.record else "unreadable" for run in runs])
+    of_studies = counted(["finished" if study.outcome else "unreadable" for study in studies])
+    doubts = sum(bool(study.outcome and study.problems) for study in studies)
+    more = f", {doubts} of them in part" if doubts else ""
+    return (f"Studies: {of_studies}{more}. " if studies else "") + f"Runs: {of_runs}."
+
+
+def _glance_row(outcome: StudyOutcome, href: str) -> tuple[Cell, ...]:
+    ranked, row = study_tables.ranked(outcome), []
+    for cell in ranked[:1] + ranked[1:][-1:]:  # best and worst
+        row += [words(study_tables.short(cell)), study_tables.shown(cell.estimate("average_mAP"))]
+    row += [Cell()] * (4 - len(row))
+    row += [study_tables.shown(ranked[0].estimate(n)) if ranked else Cell() for n in ("training_time", "peak_memory")]
+    done = sum(len(cell.runs) - len(cell.missing) - len(cell.failed) for cell in outcome.cells)
+    return (words(outcome.name, outcome.question, href), Cell(len(outcome.cells)), Cell(done), *row)
+
+
+def glance(outcomes: Sequence[tuple[StudyOutcome, str]]) -> list[Table]:
+    """One row a study, a table for each data set: its best and worst cell, and the price of the best."""
+    columns = (
+        Column("study", numeric=False),
+        Column("cells"),
+        Column("runs"),
+        Column("best cell", numeric=False),
+        Column("its mAP", "%"),
+        Column("worst cell", numeric=False),
+        Column("its mAP", "%"),
+        Column("training of the best", "s"),
+        Column("its peak memory", "B"),
+    )
+    return [
+        Table(
+            f"studies-{mark}",
+            f"Studies on {mark}{', a made-up set' if made_up(mark) else ''}",
+            columns,
+            tuple(_glance_row(outcome, href) for outcome, href in outcomes if outcome.data == mark),
+            notes=("mAP: average over the thresholds, mean over the seeds, in brackets its 95 % interval.",),
+            listed=True,
+        )
+        for mark in dict.fromkeys(outcome.data for outcome, _ in outcomes)
+    ]
+
+
+def values_of(
+    studies: Sequence[tuple[Study, str]],
+    runs: Sequence[Run],
+    published: PublishedFile,
+    links: Mapping[Path, str] | None,
+) -> tuple[dict[str, Any], list[Table]]:
+    """What the index shows, and its tables.
+
+    `studies` come with where they lead; `links`: a run's folder -> its page, None: runs are counted, not listed.
+    """
+    whole = [(study.outcome, href) for study, href in studies if study.outcome]
+    claims, main = named(study_tables.claims(whole)), named(glance(whole))
+    listed = [(run, links[run.folder]) for run in runs if run.record] if links else []
+    overviews, compared = [], set()
+    for mark in dict.fromkeys(run.mark for run, _ in listed):
+        group = [(run, link) for run, link in listed if run.mark == mark]
+        overviews.append(run_tables.overview(*zip(*group, strict=True)))
+        if beside := [run for run, _ in group if published_tables.comparable(run, published)]:
             overviews.append(published_tables.comparison(beside, published))
-            compared.append(mark)
-    others = named(published_tables.alone(published, mark) for mark in published.marks if mark not in compared)
+            compared.add(mark)
     tables = named(overviews)
+    others = named(published_tables.alone(published, mark) for mark in published.marks if mark not in compared)
+    unread = [(s.folder, s.problems) for s, _ in studies if not s.outcome]
+    unread += [(run.folder, tuple(run.problems)) for run in runs if not run.record]
     values = {
-        "title": "Runs of the detector",
-        "summary": f"Runs: {counted(runs)}.",
-        "broken": [f"{run.folder.name}: {'; '.join(run.problems)}" for run in runs if not run.record],
+        "title": "Studies of the detector" if studies else "Runs of the detector",
+        "summary": summary([study for study, _ in studies], runs),
+        "broken": [f"{folder.name}: {'; '.join(problems)}" for folder, problems in unread],
+        "claims": claims,
+        "main": main,
+        "studies": [(study, href) for study, href in studies if study.outcome],
         "overviews": tables,
-        "own": [run.name for run in readable],
         "published": others,
         "compared": bool(compared),
     }
-    return write_page(out, "index", values, [*tables, *others])
+    return values, [*claims, *main, *tables, *others]

@@ -69,7 +69,11 @@ def _listed(grid: _Grid, width: int, ordered: bool = False) -> list[str]:
     out: list[str] = []
     for n, (first, *cells) in enumerate(grid.rows, 1):
         named = zip(grid.heads[1:], cells, grid.right[1:], strict=True)
-        rest = [f"{head} {text}" if right and head != "value" else text for head, text, right in named if text != DASH]
+        rest = [
+            f"{head} {text}" if right and head not in ("", "value") else text
+            for head, text, right in named
+            if text != DASH
+        ]
         bullet = f"{n}. " if ordered else "- "
         out += textwrap.wrap(
             f"**{first}**: {'; '.join(rest) or DASH}",
@@ -91,6 +95,9 @@ def to_markdown(table: Table, width: int = 76) -> str:
     ]
     grid = _Grid(heads, rows, [c.numeric for c in table.columns])
     figures = [i for i, c in enumerate(table.columns) if c.numeric]
+    if table.listed:
+        named = [head if c.named else "" for head, c in zip(heads, table.columns, strict=True)]
+        return "\n".join(_listed(_Grid(named, rows, [True] * len(heads)), width))
     if grid.fits(width):
         return "\n".join(grid.lines())
     if len(figures) < 2:

@@ -1,4 +1,4 @@
-"""A page: HTML and Markdown from one set of values, each table as CSV and LaTeX beside them.
+"""A page: HTML and Markdown from one set of values, each table of numbers as CSV and LaTeX beside them.
 
 The HTML asks for nothing outside itself: style and script stand in it, and its content security policy allows no more.
 """
@@ -114,7 +114,7 @@ def write_page(out: Path, template: str, values: Mapping[str, Any], tables: Sequ
     """
     html = _html_environment().get_template(f"{template}.html.j2").render(marks=MARKS, **values)
     written = [write(out / "index.html", html), write_markdown(out / "index.md", template, values)]
-    for table in tables:
+    for table in (table for table in tables if table.has_files):
         written.append(write(out / "tables" / f"{table.name}.csv", to_csv(table)))
         written.append(write(out / "tables" / f"{table.name}.tex", to_latex(table)))
     return written

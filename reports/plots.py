@@ -5,7 +5,7 @@ The text colour is mid-grey in the files and takes the page's own colour where t
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,11 @@ from reports.charts import Chart
 INK = "#737373"
 BLUE, ORANGE, GREEN, VIOLET, RED = "#3f7fbf", "#d9822b", "#2f9e6e", "#8a6fc9", "#c8553d"
 PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED)
+KINDS = ("svg", "png")
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "etad",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -59,7 +61,13 @@ class Plot:
     caption: str
     alt: str
     svg: str
-    kinds: tuple[str, ...] = ("svg", "png")  # of its files
+    kinds: Sequence[str] = KINDS  # of its files
+
+
+def clipped(text: object, most: int = 36) -> str:
+    """A label that leaves room for what it labels, without characters that XML forbids."""
+    plain = "".join(c for c in str(text) if c.isprintable())
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
 
 
 @contextmanager
@@ -83,8 +91,8 @@ def _inline(svg: str, name: str) -> str:
     return svg.replace("<svg ", '<svg aria-hidden="true" ', 1).strip()
 
 
-def finish(axes: Axes, folder: Path, name: str, caption: str, alt: str) -> Plot:
-    """The drawn axes as NAME.svg and NAME.png in `folder` and as markup."""
+def finish(axes: Axes, folder: Path, name: str, caption: str, alt: str, kinds: Sequence[str] = KINDS) -> Plot:
+    """The drawn axes as NAME.svg and, where among `kinds`, NAME.png in `folder`, and as markup."""
     figure = axes.figure
     assert isinstance(figure, Figure)
     buffer = io.StringIO()
@@ -92,20 +100,21 @@ def finish(axes: Axes, folder: Path, name: str, caption: str, alt: str) -> Plot:
     figure.set_layout_engine("none")  # it stands; laying it out again would cost as much as drawing it
     with replacing(folder / f"{name}.svg", durable=False) as file:
         file.write(buffer.getvalue())
-    with replacing(folder / f"{name}.png", "wb", durable=False) as file:
-        figure.savefig(file, format="png", transparent=True, dpi=160, metadata={"Software": None})
-    return Plot(name, caption, alt, _inline(buffer.getvalue(), name))
+    if "png" in kinds:
+        with replacing(folder / f"{name}.png", "wb", durable=False) as file:
+            figure.savefig(file, format="png", transparent=True, dpi=160, metadata={"Software": None})
+    return Plot(name, caption, alt, _inline(buffer.getvalue(), name), kinds)
 
 
-def draw(chart: Chart, folder: Path) -> Plot:
+def draw(chart: Chart, folder: Path, kinds: Sequence[str] = KINDS) -> Plot:
     """A run's chart as files and markup."""
     with styled() as axes:
         for line in chart.lines:
-            colour, label = PALETTE[line.colour % len(PALETTE)], line.label or None
+            colour, label = PALETTE[line.colour % len(PALETTE)], clipped(line.label) or None
             if line.style == "bound":
                 axes.plot(line.x, line.y, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.9)
                 place = (line.x[0], line.y[0])
-                axes.annotate(line.label, place, (2, 4), textcoords="offset points", color=INK, fontsize=8)
+                axes.annotate(clipped(line.label), place, (2, 4), textcoords="offset points", color=INK, fontsize=8)
             elif line.style == "level":
                 axes.axhline(line.y[0], color=INK, linewidth=0.8, linestyle="--", label=label)
             elif line.style == "area":
@@ -126,4 +135,4 @@ def draw(chart: Chart, folder: Path) -> Plot:
         if len(labelled) > 1:
             columns = 1 if chart.legend == "lower left" else min(len(labelled), 3)
             axes.legend(ncols=columns, loc=chart.legend, columnspacing=1.0)
-        return finish(axes, folder, chart.name, chart.caption, chart.alt)
+        return finish(axes, folder, chart.name, chart.caption, chart.alt, kinds)

@@ -28,22 +28,30 @@ def _method_columns(tious: Sequence[str]) -> tuple[Column, ...]:
     )
 
 
-def _notes(published: PublishedFile, rows: Sequence[Published]) -> tuple[str, ...]:
-    said = tuple(f"{row.method}, {row.setting} ({row.source}): {row.note}." for row in rows if row.note)
-    return (*said, f"Not available: {'; '.join(published.unavailable)}.") if published.unavailable else said
+def _notes(rows: Sequence[Published]) -> tuple[str, ...]:
+    return tuple(f"{row.method}, {row.setting} ({row.source}): {row.note}." for row in rows if row.note)
+
+
+def _unavailable(published: PublishedFile) -> tuple[str, ...]:
+    return (f"Not available: {'; '.join(published.unavailable)}.",) if published.unavailable else ()
+
+
+def _apart(name: str, title: str, rows: Sequence[Published], notes: tuple[str, ...]) -> Table:
+    tious = sorted({key for row in rows for key in row.mAP} - {"average"})
+    heads, lines = _method_columns(tious), tuple(_published_row(row, tious) for row in rows)
+    return Table(name, title, heads, lines, notes=notes)
 
 
 def alone(published: PublishedFile, mark: str) -> Table:
     """Other people's figures on one set, alone."""
     rows = published.of(mark)
-    tious = sorted({key for row in rows for key in row.mAP} - {"average"})
-    return Table(
-        f"published-{mark}",
-        f"Published figures on {mark}",
-        _method_columns(tious),
-        tuple(_published_row(row, tious) for row in rows),
-        notes=_notes(published, rows),
-    )
+    return _apart(f"published-{mark}", f"Published figures on {mark}", rows, _notes(rows) + _unavailable(published))
+
+
+def of_method(published: PublishedFile, mark: str, method: str) -> Table | None:
+    """Those of one method; None where there are none."""
+    rows = [row for row in published.of(mark) if row.method == method]
+    return _apart(f"published-{mark}", f"{method} on {mark}, as published", rows, _notes(rows)) if rows else None
 
 
 def comparable(run: Run, published: PublishedFile) -> bool:
@@ -73,7 +81,8 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
         f"Accuracy on {mark}, beside published figures",
         _method_columns(tious),
         own + tuple(_published_row(row, tious) for row in rows),
-        notes=_notes(published, rows),
+        notes=_notes(rows) + _unavailable(published),
+        strong=tuple(range(len(own))),
     )
 
 

@@ -56,6 +56,7 @@ def accuracy(run: Run) -> Table:
         f"Accuracy on {run.mark or 'unnamed data'}",
         (Column("tIoU", numeric=False), *(Column(t, "%") for t in ("mAP", "floor", "ceiling")[: len(kinds)])),
         tuple((words(head), *(cell(run, name + kind) for kind in kinds)) for head, name in lines),
+        strong=(len(lines) - 1,),
         notes=(f"Floor: {FLOOR_IS}. Ceiling: {CEILING_IS}.",) if bounded(run) else (),
     )
 
@@ -71,7 +72,10 @@ def proposals(run: Run) -> Table | None:
 def costs(run: Run) -> Table:
     """Time, memory, FLOPs and parameters, each with where it comes from."""
     rows = []
+    held = {f.name for f in run.record.figures} if run.record else set()
     for title, names in COSTS.items():
+        if names[0].startswith("paper") and not any(name.startswith("paper") for name in held):
+            continue  # not asked of this run
         found = run.figure(*names)
         about = "; ".join(x for x in (found.note, f"on {found.device}" if found.device else "") if x) if found else ""
         rows.append((words(title), cell(run, *names), words(about) if about else Cell()))
@@ -128,7 +132,8 @@ def overview(runs: Sequence[Run], links: Sequence[str]) -> Table:
     )
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of a spec as it reads best."""
     if value is None:
         return "none"
     if isinstance(value, str):
@@ -145,7 +150,7 @@ def pairs(name: str, title: str, tree: Mapping[str, Any], head: str = "what") ->
         out: list[tuple[Cell, Cell]] = []
         for key, value in tree.items():
             inner = isinstance(value, Mapping) and value
-            out += flat(value, f"{path}{key}.") if inner else [(words(f"{path}{key}"), words(_plain(value)))]
+            out += flat(value, f"{path}{key}.") if inner else [(words(f"{path}{key}"), words(plain(value)))]
         return out
 
     return Table(name, title, (Column(head, numeric=False), Column("value", numeric=False)), tuple(flat(tree)))
@@ -183,7 +188,7 @@ def changed(run: Run) -> Table | None:
         "Differences from the default spec",
         (Column("knob", numeric=False), Column("here", numeric=False), Column("default", numeric=False)),
         tuple(
-            (words(knob), words(_plain(here)), words("–" if old is None else _plain(old)))
+            (words(knob), words(plain(here)), words("–" if old is None else plain(old)))
             for knob, (here, old) in run.changed.items()
         ),
     )
@@ -236,10 +241,13 @@ def headline(run: Run, beside: Sequence[str | Cell] | None) -> list[str | Cell]:
 
 def tiles(run: Run) -> list[tuple[str, Cell]]:
     """The figures to see first."""
-    return [
+    own = [
         ("average mAP", cell(run, "average_mAP")),
         ("training time", cell(run, "training_time")),
         ("peak memory, this run", cell(run, "run_peak_memory")),
+    ]
+    paper = [
         ("peak memory, paper's size", cell(run, "paper_peak_memory_float32")),
         ("paper's full schedule", cell(run, *COSTS["paper's full schedule, float32"])),
     ]
+    return own if all(one.missing for _, one in paper) else own + paper

@@ -7,7 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etad.record import Evidence
 
@@ -84,18 +84,26 @@ class Cell:
     label: str | None = None  # shown instead of the formatted value
     note: str = ""  # shown on hovering
     href: str = ""  # where it leads: a page's index.html, from the page that it stands on, or #id
+    id: str = ""  # of its row, for links
+    tone: str = ""  # yes, no, open: how a verdict is coloured
 
     @property
     def missing(self) -> bool:
         return self.value is None and not self.label
 
     def text(self, show_unit: bool = True) -> str:
-        if self.label:
-            return self.label
-        shown = format_value(self.value, self.unit, show_unit)
-        if self.low is None or self.high is None or self.value is None:
-            return shown
-        return f"{shown} [{format_value(self.low, self.unit, False)}, {format_value(self.high, self.unit, False)}]"
+        return f"{self.shown(show_unit)} {self.interval}".strip()
+
+    def shown(self, show_unit: bool = True) -> str:
+        """Its text without the interval."""
+        return self.label or format_value(self.value, self.unit, show_unit)
+
+    @property
+    def interval(self) -> str:
+        """Its bounds in brackets; empty where it has none."""
+        if self.label or None in (self.value, self.low, self.high):
+            return ""
+        return f"[{format_value(self.low, self.unit, False)}, {format_value(self.high, self.unit, False)}]"
 
     @property
     def mark(self) -> Mark | None:
@@ -116,6 +124,7 @@ class Column:
     title: str
     unit: str = ""  # the base unit of its cells; percent stands in the head instead of in each cell
     numeric: bool = True
+    named: bool = True  # in a list, beside its cells
 
     @property
     def unit_in_head(self) -> bool:
@@ -140,6 +149,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()  # sentences below it
+    strong: tuple[int, ...] = ()  # rows to be seen first
+    listed: bool = False  # a list in Markdown, its words and figures together
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
@@ -147,6 +158,15 @@ class Table:
         marks = {cell.data for row in self.rows for cell in row if cell.data is not None and not cell.missing}
         if len(marks) > 1:
             raise ValueError(f"table {self.name}: figures of {', '.join(sorted(marks))} must not share a table")
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it is worth pasting elsewhere: a list of words is not."""
+        return any(column.numeric for column in self.columns)
+
+    def without(self, column: int) -> "Table":
+        columns = self.columns[:column] + self.columns[column + 1 :]
+        return replace(self, columns=columns, rows=tuple(row[:column] + row[column + 1 :] for row in self.rows))
 
     def texts(self) -> list[list[str]]:
         """The rows as text, percent and points without their unit, evidence as a suffix."""

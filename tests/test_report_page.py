@@ -5,12 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import look
 
 from experiments import report
 from reports import published_tables
@@ -228,44 +228,16 @@ def test_command_prints_the_page_or_json(tmp_path: Path, capsys: pytest.CaptureF
     result = json.loads(capsys.readouterr().out)
     assert result["page"] == str(tmp_path / "out" / "index.html")
     assert report.run([str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 1
-    assert "absent: no such run folder" in capsys.readouterr().err
-
-
-PROBE = """<body style="margin:0"><iframe id="f" src="{page}" style="width:{width}px;height:2000px;border:0"></iframe>
-<script>addEventListener("load", () => {{
-  const frame = document.getElementById("f"), doc = frame.contentDocument, win = frame.contentWindow;
-  const out = [...doc.body.querySelectorAll("*")].filter(e => {{
-    const box = e.getBoundingClientRect();
-    return box.width && !e.closest(".scroll > *, pre > *, svg *") && (box.right > {width} + .5 || box.left < -.5);
-  }}).map(e => e.tagName + "." + e.className);
-  const table = doc.querySelector("table"), firsts = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent);
-  const before = firsts();
-  [...table.querySelectorAll("th button")].find(b => b.textContent.match(/^(mAP|average)/)).click();
-  document.title = JSON.stringify({{width: doc.documentElement.scrollWidth, out, before, after: firsts(),
-    requests: win.performance.getEntriesByType("resource").map(r => r.name)}});
-}});</script>"""
-
-
-def look(page: Path, width: int, folder: Path) -> dict[str, Any]:
-    """What headless Chromium sees of a page in a frame `width` pixels wide, before and after one sorting."""
-    browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    (folder / "probe.html").write_text(PROBE.format(page=page.as_uri(), width=width))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
-    flags += [f"--user-data-dir={folder / 'profile'}", "--hide-scrollbars", "--window-size=1500,2000", "--dump-dom"]
-    command = [browser, *flags, (folder / "probe.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
-    assert found, done.stderr[-500:]
-    seen: dict[str, Any] = json.loads(unescape(found.group(1)))
-    return seen
+    assert "absent: no such folder of a run or a study" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_page_in_chromium_fits_sorts_and_asks_for_nothing(width: int, site: Path, tmp_path: Path) -> None:
-    seen = look(site / "index.html", width, tmp_path)
+    act = """const table = doc.querySelector("table");
+      const firsts = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent);
+      const before = firsts(); [...table.querySelectorAll("th button")].find(b => b.textContent.startsWith("mAP")).click();
+      return {before, after: firsts()};"""
+    seen = look(site / "index.html", width, tmp_path, act)
     assert seen["width"] == width
     assert seen["out"] == seen["requests"] == []
     assert seen["before"] == [*(f"{0.5 + 0.05 * i:.2f}" for i in range(10)), "average"]

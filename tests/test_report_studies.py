@@ -1,0 +1,170 @@
+"""Study folders: read whole, named and left out where they are broken or contradict themselves; curves and fronts."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablations.outcome import CellOutcome, Estimate, StudyOutcome
+from reports.curves import panels
+from reports.load import load_run
+from reports.studies import Study, load_study
+from reports.study_plots import front
+
+STUDIES = Path(__file__).parent / "fixtures" / "studies"
+
+
+def read(name: str) -> Study:
+    return load_study(STUDIES / name, load_run)
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Study]:
+    """The whole fixture with its study.json changed, beside its runs."""
+
+    def make(change: Callable[[dict[str, Any]], None]) -> Study:
+        shutil.copytree(STUDIES / "runs", tmp_path / "runs")
+        tree = json.loads((STUDIES / "whole" / "study.json").read_text())
+        change(tree)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "study.json").write_text(json.dumps(tree))
+        return load_study(tmp_path / "mine", load_run)
+
+    return make
+
+
+def test_a_whole_study_is_read_with_its_runs() -> None:
+    study = read("whole")
+    assert study.problems == ()
+    assert study.outcome is not None
+    assert len(study.outcome.cells) == 7
+    assert len(study.runs) == 14
+    assert all(run.record for run in study.runs.values())
+
+
+@pytest.mark.parametrize(
+    ("folder", "problem"),
+    [
+        ("truncated", "study.json: not a study (Unterminated string"),
+        ("other_version", "study.json: version 99, this suite reads 1; run the study again"),
+        ("edited", "study.json: not a study (data: Input should be a valid string); run the study again"),
+        ("nowhere", "study.json: missing; the study has not finished"),
+    ],
+)
+def test_a_broken_study_is_named(folder: str, problem: str) -> None:
+    study = read(folder)
+    assert study.outcome is None
+    assert len(study.problems) == 1
+    assert study.problems[0].startswith(problem)
+
+
+def test_figures_of_unreadable_runs_are_left_out_and_named() -> None:
+    study = read("partly")
+    assert study.outcome is not None
+    shown = {cell.name: cell.estimate("average_mAP") is not None for cell in study.outcome.cells}
+    assert [name for name, there in shown.items() if there] == ["aggregator=lstm"]
+    assert list(study.problems) == [
+        f"aggregator={n}: average_mAP and 10 more left out: the record of fixture-{n}-0 cannot be read"
+        for n in ("none", "gru")
+    ]
+
+
+def test_an_estimate_that_its_runs_contradict_is_left_out(changed: Any) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        assert tree["cells"][0]["estimates"][0]["name"] == "average_mAP"
+        tree["cells"][0]["estimates"][0]["value"] += 1
+
+    study = changed(edit)
+    assert study.outcome is not None
+    assert study.outcome.cells[0].estimate("average_mAP") is None
+    assert study.outcome.cells[0].estimate("mAP@0.50") is not None
+    assert study.problems == (
+        "ratio=0.01, sampler=random: average_mAP left out: study.json says 34.2, the records of its runs 33.2",
+    )
+
+
+def test_an_estimate_of_other_data_is_left_out(changed: Any) -> None:
+    study = changed(lambda tree: tree["cells"][1]["estimates"][0].update(data="anet"))
+    assert study.outcome is not None
+    assert study.outcome.cells[1].estimate("average_mAP") is None
+    assert "stated on anet, the study on synthetic-1" in study.problems[0]
+
+
+def test_a_verdict_without_numbers_or_on_unreadable_runs_is_left_out(changed: Any) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        tree["verdicts"][0]["low"] = None
+        tree["verdicts"][1]["runs"] = ["fixture-gru-0"]
+        tree["cells"][0]["runs"].append("fixture-gru-0")
+
+    study = changed(edit)
+    assert study.outcome is not None
+    assert study.outcome.verdicts == ()
+    assert study.problems == (
+        "claim saturation: left out, for it says 'holds' without its numbers",
+        "claim saturation, low end: left out, for the record of fixture-gru-0 cannot be read",
+    )
+
+
+def test_runs_outside_the_runs_folder_are_refused_and_absent_ones_counted(changed: Any) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        tree["cells"][0]["runs"] += ["../mine", "..", "gone"]
+
+    study = changed(edit)
+    assert study.problems == (
+        "run ../mine: not the name of a folder",
+        "run ..: not the name of a folder",
+        "1 of 17 runs are not here, and so have no page",
+    )
+
+
+points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)
+
+
+@given(points)
+def test_the_front_holds_what_no_other_point_beats(given: list[tuple[float, float]]) -> None:
+    def beaten(one: tuple[float, float]) -> bool:
+        return any(o != one and o[0] <= one[0] and o[1] >= one[1] for o in given)
+
+    found = front(given)
+    assert {given[i] for i in found} == {one for one in given if not beaten(one)}
+    assert len({given[i] for i in found}) == len(found)
+
+
+def outcome(axes: dict[str, tuple[Any, ...]], *values: dict[str, Any]) -> StudyOutcome:
+    tree = json.loads((STUDIES / "whole" / "study.json").read_text())
+    whole = StudyOutcome.model_validate_json(json.dumps(tree))
+    mAP = Estimate(name="average_mAP", value=1.0, unit="%", evidence="measured")
+    cells = tuple(
+        CellOutcome(name=str(v), values=v, differences={}, seeds=(), runs=(), estimates=(mAP,)) for v in values
+    )
+    return whole.model_copy(update={"axes": axes, "cells": cells})
+
+
+def shape(found: StudyOutcome) -> list[tuple[str, dict[str, list[Any]]]]:
+    return [(p.axis, {k: [c.values[p.axis] for c in cells] for k, cells in p.groups.items()}) for p in panels(found)]
+
+
+def test_a_grid_is_one_panel_with_a_line_for_each_other_value() -> None:
+    cells = [{"ratio": r, "sampler": s} for s in ("random", "grid") for r in (0.2, 0.1)]
+    made = outcome({"ratio": (0.1, 0.2), "sampler": ("random", "grid")}, *cells)
+    assert shape(made) == [("ratio", {"sampler random": [0.1, 0.2], "sampler grid": [0.1, 0.2]})]
+
+
+def test_a_cross_of_two_axes_is_a_panel_each() -> None:
+    cells = [{"bins": b, "extend": 0.5} for b in (8, 16, 24)] + [{"bins": 24, "extend": e} for e in (0.0, 1.0)]
+    made = outcome({"bins": (8, 16, 24), "extend": (0.0, 0.5, 1.0)}, *cells)
+    assert shape(made) == [
+        ("bins", {"extend 0.5": [8, 16, 24]}),
+        ("extend", {"bins 24": [0.0, 0.5, 1.0]}),
+    ]
+
+
+def test_a_cell_apart_stands_alone_in_the_first_panel() -> None:
+    cells = [{"ratio": 0.1, "sampler": "random"}, {"ratio": 0.2, "sampler": "random"}, {"ratio": 1.0}]
+    made = outcome({"ratio": (0.1, 0.2, 1.0), "sampler": ("random",)}, *cells)
+    assert shape(made) == [("ratio", {"sampler random": [0.1, 0.2], "alone": [1.0]})]
