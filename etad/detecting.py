@@ -26,7 +26,8 @@ from etad.end_to_end import EncodedRows
 from etad.evaluate import ACTION
 from etad.gradients import SnippetEncoder
 from etad.inference import Inference
-from etad.spec import DataSpec, merge, parse_spec, parse_yaml
+from etad.spec import DataSpec, merge, parse_spec
+from etad.weights import stated_spec
 
 Progress = Callable[[int, int], None]  # rows done, of how many
 
@@ -149,18 +150,18 @@ class Trained:
         return t * stride_s if duration_s is None else duration_s  # type: ignore[operator]
 
 
-def load(path: str | Path, device: str = "auto") -> Trained:
-    """The detector of a checkpoint, on a device: cpu, cuda, cuda:1 ...; auto: cuda where there is one. Raises ValueError."""
+def load(path: str | Path, device: str = "auto", *, own_code: bool = False) -> Trained:
+    """The detector of a checkpoint, on a device: cpu, cuda, cuda:1 ...; auto: cuda where there is one. Raises ValueError.
+
+    Where its spec names components as module:object, building it imports them: refused unless `own_code` allows it.
+    """
     path = Path(path)
     meta = engine.read_checkpoint(path)["meta"]
-    if not isinstance(meta, dict) or not {"spec", "classes"} <= meta.keys():
-        raise ValueError(f"{path}: it says nothing of its spec or classes; import it (experiments.checkpoint import)")
-    said = f"{path}, its spec"
-    tree = merge(parse_yaml(str(meta["spec"]), said) or {}, {"runtime": {"device": device}})
+    tree = merge(stated_spec(meta, path, own_code=own_code), {"runtime": {"device": device}})
     end_to_end = tree.get("encoder") is not None
     if end_to_end:  # the encoder lies in this very file; the cache was the training machine's
         tree = merge(tree, {"encoder": {"checkpoint": str(path)}, "data": {"video": {"cache": None}}})
-    spec = parse_spec(tree, said)
+    spec = parse_spec(tree, f"{path}, its spec")
     detector = build.build_detector(spec)
     engine.load_weights(detector, path)
     try:
@@ -169,7 +170,7 @@ def load(path: str | Path, device: str = "auto") -> Trained:
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: this PyTorch sees no GPU; say cpu or auto")
-    own, classes = detector.class_count, tuple(map(str, meta["classes"]))
+    own, classes = detector.class_count, tuple(map(str, meta.get("classes", ())))
     if own and own != len(classes):
         raise ValueError(f"{path}: it names {len(classes)} classes, its class head has {own}")
     return Trained(
@@ -190,8 +191,9 @@ def detect(
     duration_s: float | None = None,
     stride_s: float | None = None,
     device: str = "auto",
+    own_code: bool = False,
     progress: Progress | None = None,
 ) -> list[Detection]:
     """What a checkpoint's detector finds in one video, best first; see `Trained.read`. For several videos `load` it once."""
-    trained = load(checkpoint, device)
+    trained = load(checkpoint, device, own_code=own_code)
     return trained.find(trained.read(source, layout=layout, duration_s=duration_s, stride_s=stride_s), progress)

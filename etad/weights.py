@@ -2,10 +2,15 @@
 
 import argparse
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from etad.spec import parse_yaml
+
+BUILT = ("model.aggregator", "encoder.network")  # entries of a spec that a detector is built from
 
 
 def read_tensors(path: Path) -> Any:
@@ -21,3 +26,25 @@ def read_tensors(path: Path) -> Any:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: not a whole checkpoint ({first})") from None
+
+
+def stated_spec(meta: Any, path: Path, *, built: Sequence[str] = BUILT, own_code: bool = False) -> dict[str, Any]:
+    """The spec that a checkpoint states, as a tree. Raises ValueError where it states none.
+
+    An entry may name its component as module:object, which building it imports. In a file from somebody else that is code
+    of theirs: refused in the entries `built`, unless own_code says that it is wanted.
+    """
+    if not isinstance(meta, dict) or "spec" not in meta:
+        raise ValueError(f"{path}: it says nothing of its spec; make one that does: experiments.checkpoint import")
+    tree = parse_yaml(str(meta["spec"]), f"{path}, its spec") or {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: its spec is no mapping of sections")
+    for entry in built:
+        name: Any = tree
+        for key in (*entry.split("."), "name"):
+            name = name.get(key) if isinstance(name, dict) else None
+        if isinstance(name, str) and ":" in name and not own_code:
+            raise ValueError(
+                f"{path}: its {entry} is code from outside the suite, {name}; allow it by own_code (--own-code)"
+            )
+    return tree

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from etad.data.annotations import read_annotations
 from etad.record import replacing
-from etad.spec import Spec, differences, parse_spec, parse_yaml, read_spec, spec_text
+from etad.spec import Spec, differences, parse_spec, read_spec, spec_text
 from experiments.command import Misuse, main, parser
 from experiments.progress import say
 
@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--annotations", type=Path, help="ground truth whose classes it was trained on")
             one.add_argument("--mark", default="imported", help="name of the data (default: %(default)s)")
         if verb != "info":
+            one.add_argument(
+                "--own-code", action="store_true", help="import components of its own, from a file you trust"
+            )
             one.add_argument("out", type=Path, help="the file to write")
     return made
 
@@ -54,10 +57,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"info": info, "export": export, "import": take}[args.verb](args)
 
 
-def _spec(meta: dict[str, Any], path: Path) -> Spec:
-    if "spec" not in meta:
-        raise ValueError(f"{path}: it says nothing of its spec")
-    return parse_spec(parse_yaml(str(meta["spec"]), f"{path}, its spec"), f"{path}, its spec")
+def _spec(meta: Any, args: argparse.Namespace) -> Spec:
+    """The spec that a file states of itself. Raises ValueError."""
+    from etad.weights import stated_spec
+
+    tree = stated_spec(meta, args.file, own_code=args.verb == "info" or args.own_code)
+    return parse_spec(tree, f"{args.file}, its spec")
 
 
 def info(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
 
     held = read_checkpoint(args.file)
     meta = held["meta"]
-    spec = _spec(meta, args.file)
+    spec = _spec(meta, args)
     detector = [value for name, value in held["state_dict"].items() if name.startswith("detector.")]
     return {
         "file": str(args.file),
@@ -91,7 +96,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     from etad.engine import load_weights, read_checkpoint
     from etad.model.released import to_released
 
-    spec = _spec(read_checkpoint(args.file)["meta"], args.file)
+    spec = _spec(read_checkpoint(args.file)["meta"], args)
     detector = build.build_detector(spec)
     meta = load_weights(detector, args.file)
     try:
@@ -120,7 +125,7 @@ def take(args: argparse.Namespace) -> dict[str, Any]:
         raise Misuse(
             f"{args.file} says nothing of its spec; name it with --spec, for example experiments/specs/paper.yaml"
         )
-    spec = read_spec(args.spec, args.set) if args.spec else _spec(own, args.file)
+    spec = read_spec(args.spec, args.set) if args.spec else _spec(own, args)
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     left = sorted(name for name in plain if name.startswith(ENCODER))
     if left:

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--duration", type=seconds, metavar="S", help="how long the features' video lasts")
     made.add_argument("--stride-s", type=seconds, metavar="S", help="or the seconds between two columns of features")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    made.add_argument("--own-code", action="store_true", help="import components of its own, from a file you trust")
     made.add_argument("--min-score", type=float, default=0.0, help="leave out what scores lower")
     made.add_argument("--top", type=int, help=f"only the best so many (default: all; the table shows {SHOWN})")
     made.add_argument("--out", type=Path, help="x.json, the submission layout, or x.csv")
@@ -61,7 +62,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     say(f"loading {args.checkpoint}")
     from etad.detecting import load  # torch takes seconds to import
 
-    trained = load(args.checkpoint, args.device)
+    trained = load(args.checkpoint, args.device, own_code=args.own_code)
     sequence = trained.read(args.source, layout=args.layout, duration_s=args.duration, stride_s=args.stride_s)
     with bar("detecting") as advance:
         found = trained.find(sequence, lambda done, total: advance(done, total, ""))

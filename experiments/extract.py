@@ -20,7 +20,7 @@ from etad.data.packing import Planned, write_packed
 from etad.data.samples import Corpus, Frames, Samples
 from etad.data.sources import window_rule
 from etad.record import replacing, write_json
-from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, parse_yaml, read_tree
+from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Failure, Misuse, main, parser
 from experiments.progress import bar
 from experiments.written_spec import write_spec
@@ -39,6 +39,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     made.add_argument("--spec", type=Path, help="videos and encoder (default: the spec inside the run's checkpoint)")
     made.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override a knob of the spec")
+    made.add_argument("--own-code", action="store_true", help="import components of its own, from a file you trust")
     made.add_argument("--out", type=Path, required=True, help="folder of the features")
     made.add_argument("--npy", action="store_true", help="one file ID.npy [T, C] a video instead of a pack")
     made.add_argument("--workers", type=int, default=2, help="videos decoded at a time (default: %(default)s)")
@@ -51,8 +52,10 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
         tree = read_tree(args.spec)
     elif args.checkpoint:
         from etad.engine import read_checkpoint
+        from etad.weights import BUILT, stated_spec
 
-        tree = parse_yaml(read_checkpoint(args.checkpoint)["meta"].get("spec", ""), str(args.checkpoint)) or {}
+        meta = read_checkpoint(args.checkpoint)["meta"]
+        tree = stated_spec(meta, args.checkpoint, built=(*BUILT, "data.source"), own_code=args.own_code)
     else:
         raise Misuse("give --checkpoint of an end-to-end run, or --spec with videos and an encoder")
     over = parse_overrides(args.set)

@@ -271,8 +271,21 @@ def test_a_video_goes_through_the_encoder_of_the_checkpoint(windows: str, tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "meta", "device", "says"),
     [
-        ((), {"spec": None}, "cpu", "says nothing of its spec or classes"),
-        ((), {"classes": None}, "cpu", "says nothing of its spec or classes"),
+        ((), {"spec": None}, "cpu", "says nothing of its spec"),
+        ((), {"spec": "[1]"}, "cpu", "no mapping of sections"),
+        (
+            (),
+            {"spec": "model: {aggregator: {name: 'antigravity:fly'}}"},
+            "cpu",
+            "code from outside the suite, antigravity",
+        ),
+        (
+            (),
+            {"spec": "encoder: {network: {name: 'antigravity:fly'}}"},
+            "cpu",
+            "code from outside the suite, antigravity",
+        ),
+        (("model.class_head={classes: 3}",), {"classes": None}, "cpu", "names 0 classes, its class head has 3"),
         ((), {"spec": "!!python/object/apply:os.system [ls]"}, "cpu", "its spec: not a plain YAML file"),
         ((), {"spec": "model: {deepness: 3}"}, "cpu", "its spec: unknown key model.deepness"),
         ((), {"spec": "{}"}, "cpu", "not a checkpoint of this detector"),
@@ -290,6 +303,21 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(
     with pytest.raises(ValueError, match=says) as raised:
         load(path, device)
     assert device != "cpu" or str(path) in str(raised.value)
+    assert "antigravity" not in sys.modules
+
+
+def test_components_of_ones_own_are_imported_where_that_is_allowed(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "c.pth", f"model.aggregator.name={__name__}:plain")
+    with pytest.raises(ValueError, match=f"code from outside the suite, {__name__}:plain"):
+        etad.detect(features(20), checkpoint=path, duration_s=9.0)
+    assert etad.detect(features(20), checkpoint=path, duration_s=9.0, own_code=True)
+
+
+def plain(width: int) -> torch.nn.Module:
+    """A user's own aggregator."""
+    from etad.model.aggregation import Direct
+
+    return Direct()
 
 
 # --- the command
