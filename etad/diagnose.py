@@ -1,11 +1,13 @@
 """What kind of error each detection is, what each kind costs in mAP, and which ground truth is missed. No torch.
 
 Source: Alwassel et al., Diagnosing Error in Temporal Action Detectors, ECCV 2018.
-Differs: plain AP, as the headline's, where the paper normalises it by the mean number of instances a class; nothing is
-discarded for low precision before ground truth counts as missed; instances longer than their video stay in.
+Differs: what an error costs is told in plain AP, the headline's, where the paper normalises it by the mean number of
+instances a class (the sensitivity is normalised as there, so that groups of different size compare); in a group, a detection
+is left out at those thresholds alone where it takes a ground truth of another group; nothing is discarded for low precision
+before ground truth counts as missed; instances longer than their video stay in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +50,8 @@ class Diagnosis:
     gain: dict[str, list[float]]  # kind, or missed -> mAP gained if it were gone
     missed: list[float]  # share of the ground truth that no detection takes, be it of the best 10 G or not
     false_negatives: dict[str, dict[str, Group]]  # characteristic -> size -> group
+    average_mAP_N: float  # normalised, of all detections
+    sensitivity: dict[str, dict[str, float | None]]  # characteristic -> size -> average mAP_N; None in an empty group
 
 
 def diagnose(
@@ -76,6 +80,8 @@ def diagnose(
     taken = np.zeros((len(used), len(truths.video)), np.bool_)
     taken[matches.hit_tiou, matches.hit_truth] = True
     mean, gain = _gains(matches, kinds, limited)
+    sizes = _sizes(truths, groups)
+    normal = len(truths.video) / len(truths.classes)
     return Diagnosis(
         tiou=used.tolist(),
         detections=int(limited.sum()),
@@ -88,7 +94,12 @@ def diagnose(
         ],
         gain=gain,
         missed=(1 - taken.mean(axis=1)).tolist(),
-        false_negatives=_false_negatives(truths, 1 - taken.mean(axis=0), groups),
+        false_negatives=_false_negatives(sizes, 1 - taken.mean(axis=0)),
+        average_mAP_N=float(average_precision(matches, normal=normal)[0].mean()),
+        sensitivity={
+            name: {text: _sensitivity(matches, inside, normal) for text, inside in of.items()}
+            for name, of in sizes.items()
+        },
     )
 
 
@@ -112,15 +123,7 @@ def _gains(
     """
     mean = average_precision(matches, rows=limited.astype(np.float64))[0].mean(axis=0)
     gain: dict[str, list[float]] = {kind: [] for kind in (*KINDS[1:], MISSED)}
-    for index in range(len(matches.tiou)):
-        at = matches.hit_tiou == index
-        one = replace(
-            matches,
-            tiou=matches.tiou[index : index + 1],
-            hit_tiou=matches.hit_tiou[at] * 0,
-            hit_row=matches.hit_row[at],
-            hit_truth=matches.hit_truth[at],
-        )
+    for index, one in enumerate(_thresholds(matches)):
         for kind, name in enumerate(KINDS[1:], 1):
             left = (limited & (kinds[index] != kind)).astype(np.float64)
             gain[name].append(float(average_precision(one, rows=left)[0].mean() - mean[index]))
@@ -131,19 +134,53 @@ def _gains(
     return mean, gain
 
 
-def _false_negatives(
-    truths: Truths, missed: Floats, groups: Mapping[str, tuple[float, ...]]
-) -> dict[str, dict[str, Group]]:
+def _thresholds(matches: Matches) -> Iterator[Matches]:
+    """The matches at each threshold alone."""
+    for index in range(len(matches.tiou)):
+        at = matches.hit_tiou == index
+        yield replace(
+            matches,
+            tiou=matches.tiou[index : index + 1],
+            hit_tiou=matches.hit_tiou[at] * 0,
+            hit_row=matches.hit_row[at],
+            hit_truth=matches.hit_truth[at],
+        )
+
+
+def _sizes(truths: Truths, groups: Mapping[str, tuple[float, ...]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Characteristic -> size -> which ground truths [g] have it."""
     length = truths.segments_s[:, 1] - truths.segments_s[:, 0]
     _, same, counts = np.unique(
         truths.video.astype(np.int64) * len(truths.classes) + truths.label, return_inverse=True, return_counts=True
     )
     values = {"coverage": length / truths.duration_s[truths.video], "length_s": length, "instances": counts[same]}
-    out: dict[str, dict[str, Group]] = {}
+    out = {}
     for name, ends in groups.items():
         size = np.searchsorted(ends, values[name], side="left")
-        out[name] = {}
-        for index, text in enumerate(SIZES[: len(ends) + 1]):
-            inside = missed[size == index]
-            out[name][text] = Group(len(inside), float(inside.mean()) if len(inside) else None)
+        out[name] = {text: size == index for index, text in enumerate(SIZES[: len(ends) + 1])}
     return out
+
+
+def _false_negatives(
+    sizes: Mapping[str, Mapping[str, NDArray[np.bool_]]], missed: Floats
+) -> dict[str, dict[str, Group]]:
+    return {
+        name: {
+            text: Group(int(inside.sum()), float(missed[inside].mean()) if inside.any() else None)
+            for text, inside in of.items()
+        }
+        for name, of in sizes.items()
+    }
+
+
+def _sensitivity(matches: Matches, inside: NDArray[np.bool_], normal: float) -> float | None:
+    """Average mAP_N over the classes that have ground truth `inside` [g], detections that take other ones left out."""
+    if not inside.any():
+        return None
+    means = []
+    for one in _thresholds(matches):
+        rows = np.ones(len(matches.video))
+        rows[one.hit_row[~inside[one.hit_truth]]] = 0.0
+        ap, positives = average_precision(one, rows=rows, truths=inside.astype(np.float64), normal=normal)
+        means.append(ap[positives > 0].mean())
+    return float(np.mean(means))

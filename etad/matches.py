@@ -94,12 +94,17 @@ def take(row: Ints, truth: Ints, count: int) -> NDArray[np.int64]:
 
 
 def average_precision(
-    matches: Matches, videos: Floats | None = None, rows: Floats | None = None, truths: Floats | None = None
+    matches: Matches,
+    videos: Floats | None = None,
+    rows: Floats | None = None,
+    truths: Floats | None = None,
+    normal: float | None = None,
 ) -> tuple[Floats, Floats]:
     """Interpolated AP [C, t] in [0, 1], and the weight of ground truth [C] of each class; AP 0 where that is 0.
 
     `videos` [V] are weights of the videos, such as how often a bootstrap drew each: the result equals that of so many
-    copies. `rows` [n] and `truths` [g] replace those weights one by one. Outside videos weigh 1.
+    copies. `rows` [n] and `truths` [g] replace those weights one by one. Outside videos weigh 1. `normal` gives AP_N:
+    precision as if each class had that many ground truths, found in the same share, beside the same false positives.
     """
     each = None if videos is None else np.append(videos, 1.0)
     if rows is None and each is not None:
@@ -116,7 +121,11 @@ def average_precision(
     starts = np.cumsum(sizes) - sizes
     found = np.concatenate([[0.0], np.cumsum(weight)])
     among = seen[matches.hit_row + 1] - seen[matches.bounds[label]]
-    precision = np.divide(found[1:] - found[starts[group]], among, out=np.zeros(p), where=among > 0)
+    right = found[1:] - found[starts[group]]
+    if normal is not None:
+        factor = np.divide(normal, positives, out=np.zeros(c), where=positives > 0)[label]
+        right, among = factor * right, factor * right + among - right
+    precision = np.divide(right, among, out=np.zeros(p), where=among > 0)
     # The largest precision at or after each hit: right-aligned rows, one a group, accumulated from the last hit.
     place = sizes.max(initial=0) - 1 - (np.arange(p) - starts[group])
     envelope = np.zeros((t * c, sizes.max(initial=0)))

@@ -3,16 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from etad.data.annotations import read_annotations, read_blocked
-from etad.detections import read_detections
-from etad.diagnose import GROUPS, diagnose
-from etad.evaluate import PROFILES, class_agnostic, evaluate, merge_labels
+from etad.data.annotations import Annotations, read_annotations, read_blocked
+from etad.detections import Detections, read_detections
+from etad.evaluate import PROFILES, Evaluation, class_agnostic, evaluate, merge_labels
 from experiments.command import main, parser
 
 AN = (1, 5, 10, 100)
@@ -37,12 +35,8 @@ def tiou_values(text: str) -> tuple[float, ...]:
     return values
 
 
-def _parser() -> argparse.ArgumentParser:
-    made = parser(
-        "experiments.evaluate",
-        "mAP, AR@AN and error diagnosis of a detection file, by the rules of the official ActivityNet evaluator.",
-        "python -m experiments.evaluate activity_net.v1-3.json detections.json --blocked anet-79 --json",
-    )
+def protocol_options(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """What is judged against what, and by which rules."""
     made.add_argument("ground_truth", help="annotations, ActivityNet layout")
     made.add_argument("detections", help="detections, ActivityNet submission layout")
     made.add_argument("--subset", default="validation", help="subset evaluated (default: %(default)s)")
@@ -62,14 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--mend", action="store_true", help="drop and clip flawed ground truth, as training does")
     made.add_argument("--class-agnostic", action="store_true", help="ignore labels; copies of a segment are merged")
-    made.add_argument("--diagnose", action="store_true", help="add the kinds of error and what each costs")
-    made.add_argument(
-        "--groups", choices=sorted(GROUPS), default="anet", help="sizes in the diagnosis (default: %(default)s)"
-    )
     return made
 
 
-def work(args: argparse.Namespace) -> dict[str, Any]:
+def judged(args: argparse.Namespace) -> tuple[Annotations, Detections, Evaluation, dict[str, Any]]:
+    """Both files, their evaluation, and its rules as `evaluate` and `diagnose` take them. Raises ValueError."""
     annotations = read_annotations(args.ground_truth, mend=args.mend)
     blocked, sha256 = read_blocked(args.blocked) if args.blocked else (frozenset[str](), None)
     if args.class_agnostic:
@@ -77,9 +68,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         detections = merge_labels(read_detections(args.detections))
     else:
         detections = read_detections(args.detections, annotations.classes)
-    common: dict[str, Any] = {"tiou": args.tiou, "subset": args.subset, "blocked": blocked, "profile": args.profile}
-    found = evaluate(annotations, detections, blocked_sha256=sha256, **common)
-    result: dict[str, Any] = {
+    rules: dict[str, Any] = {"tiou": args.tiou, "subset": args.subset, "blocked": blocked, "profile": args.profile}
+    return annotations, detections, evaluate(annotations, detections, blocked_sha256=sha256, **rules), rules
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    _, _, found, _ = judged(args)
+    return {
         "mAP": found.mAP.tolist(),
         "average_mAP": found.average_mAP,
         "tiou": list(found.tiou),
@@ -88,9 +83,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "AP": dict(zip(found.classes, found.ap.tolist(), strict=True)),
         "protocol": found.protocol,
     }
-    if args.diagnose:
-        result["diagnosis"] = asdict(diagnose(annotations, detections, groups=GROUPS[args.groups], **common))
-    return result
 
 
 def show(result: dict[str, Any]) -> None:
@@ -110,27 +102,15 @@ def show(result: dict[str, Any]) -> None:
         f"profile {protocol['profile']}",
         highlight=False,
     )
-    if "diagnosis" in result:
-        _show_diagnosis(console, result["diagnosis"])
-
-
-def _show_diagnosis(console: Console, diagnosis: dict[str, Any]) -> None:
-    table = Table("kind", "share %", "mAP gained without it", title=f"best {diagnosis['detections']} detections")
-    for kind in (*diagnosis["shares"], "missed"):
-        share, gain = diagnosis["shares"].get(kind, diagnosis["missed"]), diagnosis["gain"].get(kind)
-        mean = [f"{100 * sum(part) / len(part):.2f}" if part else "-" for part in (share, gain)]
-        table.add_row(kind, *mean)
-    console.print(table)
-    for name, groups in diagnosis["false_negatives"].items():
-        table = Table(name, *groups)
-        table.add_row("ground truths", *(str(group["ground_truths"]) for group in groups.values()))
-        missed = [group["missed"] for group in groups.values()]
-        table.add_row("missed %", *("-" if value is None else f"{100 * value:.1f}" for value in missed))
-        console.print(table)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return main(_parser(), work, show, argv)
+    made = parser(
+        "experiments.evaluate",
+        "mAP and AR@AN of a detection file, by the rules of the official ActivityNet evaluator.",
+        "python -m experiments.evaluate activity_net.v1-3.json detections.json --blocked anet-79 --json",
+    )
+    return main(protocol_options(made), work, show, argv)
 
 
 if __name__ == "__main__":

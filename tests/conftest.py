@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("suite", deadline=None)  # a busy machine is not a failure
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -124,3 +124,63 @@ def test_kinds_equal_the_loop(truths: list[Truth], segments: list[tuple[str, int
         for kind in KINDS:
             assert got.shares[kind][index] == pytest.approx(kinds.count(kind) / max(len(kinds), 1))
         assert all(got.gain[kind][index] >= -1e-12 for kind in got.gain)
+
+
+def slow_normalised(truths: list[Truth], found: list[Found], threshold: float, kept: set[int], normal: float) -> float:
+    """mAP_N over the classes with ground truth in `kept`, one detection after the other."""
+    aps = []
+    for label in sorted({truths[i][3] for i in kept}):
+        own = [i for i in kept if truths[i][3] == label]
+        taken: set[int] = set()
+        verdicts = []
+        for row in sorted((r for r in found if r[3] == label), key=lambda r: -r[4]):
+            free = [
+                (overlap(row[1:3], t[1:3]), -i)
+                for i, t in enumerate(truths)
+                if t[0] == row[0] and t[3] == label and i not in taken and overlap(row[1:3], t[1:3]) >= threshold
+            ]
+            if not free:
+                verdicts.append(False)
+                continue
+            best = -max(free)[1]
+            taken.add(best)
+            if best in kept:
+                verdicts.append(True)
+        points = []
+        for n in range(1, len(verdicts) + 1):
+            recall, false = sum(verdicts[:n]) / len(own), n - sum(verdicts[:n])
+            points.append((recall, recall * normal / (recall * normal + false) if recall or false else 0.0))
+        ap, before = 0.0, 0.0
+        for n, (recall, _) in enumerate(points):
+            ap += (recall - before) * max(precision for _, precision in points[n:])
+            before = recall
+        aps.append(ap)
+    return sum(aps) / len(aps)
+
+
+@given(truth_lists, found_lists)
+def test_sensitivity_equals_the_loop(truths: list[Truth], segments: list[tuple[str, int, int, int]]) -> None:
+    found = [(*row, 1 - i / 100) for i, row in enumerate(segments) if any(t[3] == row[3] for t in truths)]
+    truths = sorted(truths, key=lambda truth: truth[0])
+    groups = {"length_s": (3.0, 5.0)}
+    got = diagnose(world(truths), columns(found), tiou=(0.3, 0.6), subset="test", groups=groups)
+    normal = len(truths) / len({t[3] for t in truths})
+    everyone = set(range(len(truths)))
+    means = [slow_normalised(truths, found, t, everyone, normal) for t in (0.3, 0.6)]
+    assert got.average_mAP_N == pytest.approx(sum(means) / 2)
+    sizes = {"XS": (0, 3), "S": (3, 5), "M": (5, 99)}
+    assert got.sensitivity.keys() == {"length_s"}
+    for name, (low, high) in sizes.items():
+        kept = {i for i, t in enumerate(truths) if low < t[2] - t[1] <= high}
+        value = got.sensitivity["length_s"][name]
+        if not kept:
+            assert value is None
+            continue
+        assert value == pytest.approx(sum(slow_normalised(truths, found, t, kept, normal) for t in (0.3, 0.6)) / 2)
+
+
+def test_a_perfect_detector_is_equally_good_at_every_size() -> None:
+    truths = [("v0", 0, 20, 0), ("v0", 30, 51, 0), ("v1", 0, 100, 1)]
+    got = diagnose(world(truths), columns([(*t, 0.5) for t in truths]), tiou=(0.5, 0.9), subset="test")
+    assert got.average_mAP_N == 1
+    assert {value for of in got.sensitivity.values() for value in of.values()} == {1, None}
