@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.outcome import StudyOutcome
-from reports import published_tables, run_tables, study_tables
+from reports import claim_tables, published_tables, run_tables, study_tables
 from reports.load import PublishedFile, Run
 from reports.page import named
 from reports.studies import Study, made_up
@@ -76,7 +76,7 @@ def values_of(
     `studies` come with where they lead; `links`: a run's folder -> its page, None: runs are counted, not listed.
     """
     whole = [(study.outcome, href) for study, href in studies if study.outcome]
-    claims, main = named(study_tables.claims(whole)), named(glance(whole))
+    claims, main = named(claim_tables.claims(whole)), named(glance(whole))
     listed = [(run, links[run.folder]) for run in runs if run.record] if links else []
     overviews, compared = [], set()
     for mark in dict.fromkeys(run.mark for run, _ in listed):

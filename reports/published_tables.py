@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reports.load import Published, PublishedFile, Run
-from reports.run_tables import bounded, cell, tested, thresholds
+from reports.run_tables import MEMORY, bounded, cell, tested, thresholds
 from reports.table import Cell, Column, Table, words
 
 
@@ -72,7 +72,7 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
             cell(run, "average_mAP"),
             *(cell(run, f"mAP@{tiou}") for tiou in tious),
             cell(run, "training_time"),
-            cell(run, "run_peak_memory"),
+            cell(run, *MEMORY),
         )
         for run in runs
     )

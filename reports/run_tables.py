@@ -9,17 +9,19 @@ from etad.record import Figure
 from reports.load import Run
 from reports.table import Cell, Column, Table, words
 
+MEMORY = ("run_peak_memory", "peak_memory")  # measured where CUDA is, traced elsewhere
 COSTS = {  # what it is called on the page -> figures, the first that the record has
     "training time": ("training_time",),
     "time an epoch": ("epoch_time",),
     "time a step": ("step_time",),
     "waiting for data (%)": ("data_wait",),
     "detection time": ("detect_time",),
-    "peak memory, this run's size": ("run_peak_memory",),
+    "peak memory, this run's size": MEMORY,
     "peak memory, paper's size, float32": ("paper_peak_memory_float32",),
     "peak memory, paper's size, bfloat16": ("paper_peak_memory_bfloat16",),
     "paper's full schedule, float32": ("paper_schedule_projected_float32", "paper_schedule_projected"),
     "paper's full schedule, bfloat16": ("paper_schedule_projected_bfloat16",),
+    "FLOP a step and video": ("flops",),
     "FLOP a step and video, paper's size": ("paper_flops_video_float32", "flops_step_video"),
     "parameters": ("parameters",),
 }
@@ -125,7 +127,8 @@ def overview(runs: Sequence[Run], links: Sequence[str]) -> Table:
             (
                 words(r.name, href=link),
                 words(r.record.status if r.record else ""),
-                *(cell(r, name) for name in (*names, "training_time", "run_peak_memory")),
+                *(cell(r, name) for name in (*names, "training_time")),
+                cell(r, *MEMORY),
             )
             for r, link in zip(runs, links, strict=True)
         ),
@@ -220,7 +223,7 @@ def headline(run: Run, beside: Sequence[str | Cell] | None) -> list[str | Cell]:
     out += [", ", *beside] if beside else []
     time = run.figure("training_time")
     out += [". Training took ", cell(run, "training_time"), f" on {time.device}" if time and time.device else ""]
-    peak = cell(run, "run_peak_memory")
+    peak = cell(run, *MEMORY)
     out += [". "] if peak.missing else [" and peaks at ", peak, " of memory. "]
     traced = [
         ("float32", cell(run, "paper_peak_memory_float32")),
@@ -244,7 +247,7 @@ def tiles(run: Run) -> list[tuple[str, Cell]]:
     own = [
         ("average mAP", cell(run, "average_mAP")),
         ("training time", cell(run, "training_time")),
-        ("peak memory, this run", cell(run, "run_peak_memory")),
+        ("peak memory, this run", cell(run, *MEMORY)),
     ]
     paper = [
         ("peak memory, paper's size", cell(run, "paper_peak_memory_float32")),

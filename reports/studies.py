@@ -53,7 +53,9 @@ def _read(path: Path) -> StudyOutcome | str:
 
 def _runs(outcome: StudyOutcome, folder: Path, load: Callable[[Path], Run], problems: list[str]) -> dict[str, Run]:
     """Those of the study's runs that have a folder, by name."""
-    names = dict.fromkeys(name for cell in outcome.cells for name in (*cell.runs, *cell.failed))
+    judged = [v for verdict in outcome.verdicts for v in (verdict, *verdict.variants)]
+    of_cells = [name for cell in outcome.cells for name in (*cell.runs, *cell.failed)]
+    names = dict.fromkeys([*of_cells, *(name for verdict in judged for name in verdict.runs)])
     unfinished = {name for cell in outcome.cells for name in (*cell.missing, *cell.failed)}
     found: dict[str, Run] = {}
     absent = 0
@@ -77,8 +79,8 @@ def _doubt(estimate: Estimate, outcome: StudyOutcome, runs: dict[str, Run]) -> s
     if unread:
         return f"the record of {unread[0]} cannot be read"
     figures = [runs[name].figure(estimate.name) for name in estimate.runs if name in runs]
-    values = [f.value for f in figures if f and f.value is not None and f.unit == estimate.unit]
-    if estimate.value is not None and values and len(values) == len(estimate.runs):
+    values = [f.value for f in figures if f and f.value is not None]
+    if estimate.unit == "%" and estimate.value is not None and values and len(values) == len(estimate.runs):
         mean = sum(values) / len(values)
         if abs(mean - estimate.value) > TOLERANCE * max(abs(mean), abs(estimate.value)):
             return f"{FILE} says {estimate.value:.4g}, the records of its runs {mean:.4g}"

@@ -6,14 +6,21 @@ from pathlib import Path
 
 from ablations.outcome import StudyOutcome, Verdict
 from etad.record import Evidence
-from reports import curves, published_tables, run_tables, study_plots, study_tables
+from reports import claim_tables, curves, published_tables, run_tables, study_plots, study_runs, study_tables
 from reports.load import PublishedFile
 from reports.page import named, write_page
 from reports.plots import KINDS, Plot
 from reports.studies import JUDGED, Study, made_up
 from reports.table import Cell, Table
 
-COSTS = (("training_time", "training time"), ("step_time", "time a step"), ("peak_memory", "peak memory"))
+COSTS = {  # estimate -> what mAP is drawn against, where it differs between cells
+    "training_time": "training time",
+    "step_time": "time of a step",
+    "detect_time_video": "detection time of a video",
+    "peak_memory": "peak memory of a step",
+    "steps": "training steps",
+    "proposals_seen": "proposals seen in training",
+}
 
 
 @dataclass(frozen=True)
@@ -56,27 +63,26 @@ class View:
 
 
 def _claim(outcome: StudyOutcome, verdict: Verdict) -> Claim:
-    mark: Evidence | None = study_tables.evidence(outcome, verdict) if verdict.word in JUDGED else None
+    mark: Evidence | None = claim_tables.evidence(outcome, verdict) if verdict.word in JUDGED else None
     parts: list[str | Cell] = []
     if verdict.difference is not None:
         parts += ["Difference ", Cell(verdict.difference, "points", mark, verdict.low, verdict.high)]
         parts.append(f" ({100 * verdict.confidence:.0f} % interval)")
         parts += ["; margin ", Cell(verdict.margin, "points")] if verdict.margin is not None else []
         parts += [f"; power {100 * verdict.power:.0f} %, stated before the runs"] if verdict.power is not None else []
-        parts.append(f"; {verdict.seeds} seeds on {verdict.videos:,} videos of {verdict.data}. ")
-    reason = verdict.reason.strip().rstrip(".")
-    parts.append(f"{reason[:1].upper()}{reason[1:]}.")
-    return Claim(verdict, study_tables.said(verdict), study_tables.TONES.get(verdict.word, ""), parts)
+        parts.append(f"; {verdict.seeds} seeds on {verdict.videos:,} videos of {verdict.data}.")
+    return Claim(verdict, claim_tables.said(verdict), claim_tables.TONES.get(verdict.word, ""), parts)
 
 
 def _plots(outcome: StudyOutcome, folder: Path, name: str, kinds: Sequence[str]) -> tuple[list[Plot], list[Plot]]:
     """The curves, and mAP against what it costs."""
     lines = [curves.curve(outcome, panel, folder, name, kinds) for panel in curves.panels(outcome)]
     known = {e.name for cell in outcome.cells for e in cell.estimates if e.value is not None}
-    costs = [
-        (cost, what) for cost, what in COSTS if cost in known and not (cost == "step_time" and "training_time" in known)
-    ]
-    drawn = [study_plots.tradeoff(outcome, cost, what, folder, name, kinds) for cost, what in costs]
+    left_out = {"step_time"} if "training_time" in known else set()
+    if study_tables.constant(outcome, "steps"):
+        left_out.add("proposals_seen")  # which then says no more than the curve
+    costs = {n: what for n, what in COSTS.items() if n in known - left_out and not study_tables.constant(outcome, n)}
+    drawn = [study_plots.tradeoff(outcome, cost, what, folder, name, kinds) for cost, what in costs.items()]
     return lines, [plot for plot in drawn if plot]
 
 
@@ -110,6 +116,7 @@ def view_of(
         study_plots.errors(outcome, figures, name, kinds),
     )
     by_tiou, diagnosis = study_tables.thresholds(outcome), study_tables.diagnosis(outcome)
+    of_claims = study_runs.of_claims(study, links)
     prefix = f"{name}-"
 
     def few(*tables: Table | None) -> list[Table]:
@@ -120,7 +127,7 @@ def view_of(
         outcome=outcome,
         made_up=made_up(outcome.data),
         claims=[_claim(outcome, verdict) for verdict in outcome.verdicts],
-        judged=few(study_tables.verdicts(outcome)),
+        judged=few(claim_tables.verdicts(outcome, {row[0].id for row in of_claims.rows} if of_claims else set())),
         main=few(study_tables.main(outcome, links)),
         curves=lines,
         costs=costs,
@@ -130,7 +137,7 @@ def view_of(
         errors=[errors] if errors else [],
         published=few(*(published_tables.of_method(published, mark, "ETAD") for mark in published.marks)),
         unavailable=published.unavailable,
-        runs=few(study_tables.runs(study, links)),
+        runs=few(study_runs.of_cells(study, links), of_claims),
         provenance=few(*_provenance(outcome)),
     )
 

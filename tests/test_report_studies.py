@@ -43,7 +43,7 @@ def test_a_whole_study_is_read_with_its_runs() -> None:
     assert study.problems == ()
     assert study.outcome is not None
     assert len(study.outcome.cells) == 7
-    assert len(study.runs) == 14
+    assert len(study.runs) == 15
     assert all(run.record for run in study.runs.values())
 
 
@@ -118,7 +118,7 @@ def test_runs_outside_the_runs_folder_are_refused_and_absent_ones_counted(change
     assert study.problems == (
         "run ../mine: not the name of a folder",
         "run ..: not the name of a folder",
-        "1 of 17 runs are not here, and so have no page",
+        "1 of 18 runs are not here, and so have no page",
     )
 
 

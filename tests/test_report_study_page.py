@@ -49,7 +49,7 @@ def test_the_index_begins_with_the_claims_and_their_numbers(site: Path) -> None:
 def test_what_could_not_be_read_is_named_and_counted(site: Path) -> None:
     for page in ("index.html", "index.md"):
         said = text(site / page)
-        assert "Studies: 3 finished, 3 unreadable, 2 of them in part. Runs: 15 finished, 2 unreadable." in said
+        assert "Studies: 3 finished, 3 unreadable, 2 of them in part. Runs: 16 finished, 2 unreadable." in said
         for problem in (
             "truncated: study.json: not a study",
             "version 99, this suite reads 1",
@@ -73,7 +73,7 @@ def test_a_cell_has_its_interval_costs_and_realised_counts_and_leads_to_its_runs
         "step": "53.0 ms[measured]M",
         "peak memory": "94.0 MiB[traced]T",
         "parameters": "2,843,210[traced]T",
-        "FLOP a step": "11.1 GFLOP[traced]T",
+        "FLOP a step and video": "11.1 GFLOP[traced]T",
         "proposals": "20[traced]T",
         "runs": "2",
     }
@@ -82,10 +82,20 @@ def test_a_cell_has_its_interval_costs_and_realised_counts_and_leads_to_its_runs
     assert '<a href="../../runs/fixture-0.01-random-0/index.html">' in page
 
 
+def test_a_claim_leads_to_runs_that_no_cell_has(site: Path) -> None:
+    page = (site / WHOLE).read_text()
+    assert '<a href="#runs-saturation-synthetic-1-without-noise">' in page
+    assert '<tr id="runs-saturation-synthetic-1-without-noise">' in page
+    assert [
+        ["run", "cell", "state", "average mAP (%)"],
+        ["fixture-noiseless-0", "saturation, synthetic-1 without noise", "done", "45.00[measured]M"],
+    ] in Tables(page).tables
+
+
 def test_missing_and_failed_cells_are_dashes_with_their_error(site: Path) -> None:
     cells = {row[0]: row[1:] for row in Tables((site / PARTLY).read_text()).with_head("aggregator")}
-    assert cells["attention"] == ["–"] * 7 + ["0 of 1"]
-    assert cells["dilated"] == ["–"] * 7 + ["0 of 1"]
+    assert cells["attention"] == ["–"] * 5 + ["0 of 1"]
+    assert cells["dilated"] == ["–"] * 5 + ["0 of 1"]
     assert cells["gru"][0] == "–"  # its run's record is cut off
     runs = {row[0]: row[3:] for row in Tables((site / PARTLY).read_text()).with_head("state")}
     assert runs["fixture-attention-0"] == ["failed", "–", "loss is not finite at iteration 61: videos v_fixture01"]
@@ -119,7 +129,7 @@ def test_markdown_and_html_have_the_same_figures(site: Path) -> None:
 
 def test_every_link_of_the_site_leads_to_a_file_or_a_place_on_the_page(site: Path) -> None:
     pages = list(site.rglob("*.html"))
-    assert len(pages) == 1 + 3 + 15
+    assert len(pages) == 1 + 3 + 16
     for page in pages:
         html = page.read_text()
         for lead in re.findall(r'href="([^"]+)"', html):
@@ -223,7 +233,7 @@ def test_command_takes_studies_and_runs_by_default_all_of_them(
     assert report.run(["--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["page"] == "site/index.html"
-    assert len([folder for folder in result["folders"] if folder.startswith("runs/")]) == 17
+    assert len([folder for folder in result["folders"] if folder.startswith("runs/")]) == 18
     assert report.run(["--published", "studies/whole"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "published" / "README.md")
     assert report.run(["--published", "studies/truncated"]) == 1
