@@ -18,8 +18,8 @@ from reports.charts import Chart, Line
 from reports.page import TEMPLATES, write
 from reports.plots import INK, PALETTE, Plot, clipped
 
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 452.0, 26.0, 232.0  # ends of the axes
-LETTER = 5.3  # width of a letter of the legend, about
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 446.0, 26.0, 232.0  # ends of the axes
+LETTER = 5.8  # width of a letter of the legend, about
 
 
 @dataclass(frozen=True)
