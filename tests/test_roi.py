@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etad import roi
-from etad.roi import roi_align, roi_linear, roi_taps
+from etad.proposals import proposal_map
+from etad.roi import roi_align, roi_linear, roi_readers, roi_reading
+from etad.taps import lay_bins, list_taps, most_taps
 
 
 def slow_roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Tensor:
@@ -101,17 +103,42 @@ def test_samples_on_the_very_edge_count() -> None:
     assert roi_align(x, anchors, 4, 0.0)[0, :, 0].tolist() == [[8, 0, 0, 0], [0, 1, 1, 1]]
 
 
-def test_taps_are_ordered_and_inside() -> None:
-    anchors = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * 3 - 1
-    owner, bin, column, weight = roi_taps(anchors, 32, 8, 0.5)
-    assert owner.dtype == bin.dtype == column.dtype == torch.int32
-    assert weight.dtype == torch.float32
-    order = owner.long() * 8 + bin
-    assert (order[1:] >= order[:-1]).all()
-    assert 0 <= int(column.min()) <= int(column.max()) <= 31
-    assert 0 <= int(bin.min()) <= int(bin.max()) <= 7
-    totals = torch.zeros(400).index_add_(0, order, weight)
+@given(
+    anchor_lists(), st.sampled_from([4, 8, 24]), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([1, 2, 16, 32])
+)
+@settings(max_examples=60, deadline=None)
+def test_taps_are_ordered_inside_few_and_no_column_twice(
+    anchors: Tensor, bins: int, extend: float, tscale: int
+) -> None:
+    laid = lay_bins(anchors[0], tscale, bins, extend)
+    assert laid.columns.shape == (anchors.shape[1], bins)
+    assert int(laid.columns.sum(1).max()) <= most_taps(tscale, bins)
+    bin, column, weight = list_taps(laid, int(laid.columns.sum()))
+    assert (bin.dtype, column.dtype, weight.dtype) == (torch.int32, torch.int32, torch.float32)
+    assert 0 <= int(column.min()) <= int(column.max()) < tscale
+    order = bin.long() * tscale + column
+    assert (order[1:] > order[:-1]).all()
+    totals = torch.zeros(laid.columns.numel()).index_add_(0, bin, weight)
+    assert weight.min() > -1e-5
     assert totals.max() <= 1 + 1e-5  # a bin is a mean, of samples outside as zeros
+
+
+def dense(count: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
+    """Taps in bags as a matrix [bags, width]."""
+    matrix = torch.zeros(len(count), width, dtype=torch.float64)
+    bag = torch.repeat_interleave(count.long())
+    return matrix.index_put_((bag, place.long()), weight.double(), accumulate=True)
+
+
+@pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24)])
+def test_reading_turned_round(tscale: int, bins: int) -> None:
+    """Who reads a row is the transpose of what is read; the traced size holds either."""
+    every = proposal_map(tscale, tscale).anchors
+    anchors = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:80]].view(2, 40, 2)
+    read, readers = roi_reading(anchors, tscale, bins, 0.5), roi_readers(anchors, tscale, bins, 0.5)
+    rows = 2 * tscale * bins * 3 // 2
+    torch.testing.assert_close(dense(*read, rows), dense(*readers, len(read[0])).t(), rtol=0, atol=0)
+    assert len(read[1]) <= 80 * most_taps(tscale, bins) * 3 // 2
 
 
 # --- linear layers over RoIs
@@ -145,7 +172,7 @@ def both(*given: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
             break  # einsum mixes no types
         x, anchors, weight, bias = (g.clone() for g in given)
         learned = [g.requires_grad_() for g in (x, weight, bias)]
-        out = function(x, anchors, weight, bias, 8, 0.5)
+        out = torch.stack([*function(x, anchors, weight, bias, 8, 0.5)])
         factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
         made.append((out.detach(), list(torch.autograd.grad((out * factors).sum(), learned))))
     return made
@@ -202,11 +229,11 @@ def test_bfloat16_is_near() -> None:
 def test_runaway_anchors_neither_crash_nor_cost(bad: float, place: int) -> None:
     """A diverging detector must reach the check of its loss; other anchors keep their results."""
     x, anchors, weight, bias = sizes()
-    want = roi_linear(x, anchors, weight, bias, 8, 0.5).view(3, 3, 7, 6)
+    want = torch.stack(roi_linear(x, anchors, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     broken = anchors.clone()
     broken[1, 2, place] = bad
-    assert len(roi_taps(broken.view(-1, 2), 16, 8, 0.5)[0]) < 100_000
-    made = roi_linear(x.requires_grad_(), broken, weight, bias, 8, 0.5).view(3, 3, 7, 6)
+    assert int(lay_bins(broken.view(-1, 2), 16, 8, 0.5).columns.sum(1).max()) <= most_taps(16, 8)
+    made = torch.stack(roi_linear(x.requires_grad_(), broken, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     made.sum().backward()
     others = torch.ones(3, 7, dtype=torch.bool)
     others[1, 2] = False
@@ -217,7 +244,7 @@ def test_anchors_far_outside_read_nothing() -> None:
     x, _, weight, bias = sizes()
     anchors = torch.tensor([[5.0, 6.0], [-9.0, -7.0]]).expand(3, 2, 2)
     want = bias.relu().unsqueeze(1).expand(3, 6, 6)
-    torch.testing.assert_close(roi_linear(x, anchors, weight, bias, 8, 0.5), want)
+    torch.testing.assert_close(torch.stack(roi_linear(x, anchors, weight, bias, 8, 0.5)), want)
 
 
 def test_no_anchors() -> None:

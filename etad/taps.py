@@ -1,0 +1,74 @@
+"""Which feature columns every bin of a 1-D RoIAlign reads, and how much of each.
+
+A bin is the mean of a few samples, each a linear interpolation between two columns. Samples lie at most a column apart, so
+in a wide bin several read the same columns: listing the columns a bin reads instead of the samples' takes 41 % fewer taps.
+Semantics of aligned=False, adaptive sampling: ceil(length / bins) samples a bin; an extended length under one snippet
+becomes one, its start kept; samples outside [-1, T] count as zero, those in [-1, 0] read column 0. Source: METHOD 5.2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of M anchors. Each reads so many `columns` from column `left` on, one at the least: [M, bins], int32.
+
+    samples [5, M, bins]: where a bin's first sample lies, less 1; samples a column; columns a sample; the number of its
+    last sample from 0, -1 where it has none; a sample's share of the bin.
+    """
+
+    columns: Tensor
+    left: Tensor
+    samples: Tensor
+
+
+def most_taps(tscale: int, bins: int) -> int:
+    """A bound of the taps of one anchor: a bin w columns wide reads fewer than w + 3, and T + 2 columns are all there is."""
+    return tscale + 2 + 3 * bins
+
+
+def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float) -> Bins:
+    """The bins of anchors [M, 2] (start, end): fractions, any float, extended by so much of their length on each side."""
+    start, end = anchors.detach().float().unbind(-1)
+    margin = extend * (end - start)
+    low = (start - margin) * tscale
+    length = ((end + margin) * tscale - low).clamp_min(1.0)
+    count = (length / bins).ceil().unsqueeze(1)
+    step = length.unsqueeze(1) / (bins * count)
+    first = low.unsqueeze(1) + (torch.arange(bins, device=anchors.device) * count + 0.5) * step
+    outside = ((-1.0 - first) / step).ceil().clamp_min(0.0)  # samples before the map
+    last = torch.minimum(((tscale - first) / step).floor(), count - 1.0) - outside
+    last = last.clamp_min(-1.0).nan_to_num(-1.0)  # an anchor that is not finite reads nothing
+    first = first + outside * step
+    left, right = (x.clamp(0.0, tscale - 1.0).nan_to_num(0.0) for x in (first.floor(), (first + last * step).ceil()))
+    columns = (right - left).clamp_min(0.0) + 1.0
+    share = count.reciprocal().nan_to_num(0.0)
+    samples = torch.stack(torch.broadcast_tensors(first - 1.0, step.reciprocal(), step, last, share))
+    return Bins(columns.int(), left.int(), samples)
+
+
+def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `total` taps of all bins, bin after bin: bin [N] (below M * bins) and column [N], int32, and weight [N], float32.
+
+    What the samples give to the columns up to c is a sum over equal distances: of those at or before c all, of those
+    between c and c + 1 their nearness to c + 1. A column's weight is what this sum gains with it.
+    """
+    columns = bins.columns.flatten()
+    stop = columns.cumsum(0, dtype=torch.int32)
+    begin = stop - columns
+    bin = torch.repeat_interleave(columns, output_size=total)
+    shift = (bins.left.flatten() - begin).index_select(0, bin)
+    column = torch.arange(total, dtype=torch.int32, device=bin.device).add_(shift)
+    first, per_column, step, last, share = bins.samples.flatten(1).index_select(1, bin)
+    place = (column - first).mul_(per_column)  # of column c + 1, counted in samples
+    upto = torch.minimum(place.floor().clamp_min_(-1.0), last)  # the last sample at or before c + 1
+    before = torch.minimum((place - per_column).floor_().clamp_min_(-1.0), last)  # at or before c
+    between = place.sub_(0.5).sub_(before + upto, alpha=0.5).mul_(step)  # their mean nearness to c + 1
+    given = torch.addcmul(before, upto - before, between)
+    given[stop - 1] = bins.samples[3].flatten()  # all, past the last column too
+    previous = given.roll(1)
+    previous[begin] = -1.0
+    return bin, column, given.sub_(previous).mul_(share)
