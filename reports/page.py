@@ -33,8 +33,13 @@ def slug(text: str) -> str:
 
 def slugs(texts: Sequence[str]) -> list[str]:
     """Names safe in paths and ids, each once."""
-    plain = [slug(text) for text in texts]
-    return [one if plain.count(one) == 1 else f"{one}-{i}" for i, one in enumerate(plain, 1)]
+    made: dict[str, None] = {}
+    for text in texts:
+        plain, n = slug(text), 1
+        while (name := plain if n == 1 else f"{plain}-{n}") in made:
+            n += 1
+        made[name] = None
+    return list(made)
 
 
 def named(tables: Iterable[Table], prefix: str = "") -> list[Table]:

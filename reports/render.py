@@ -6,10 +6,12 @@ the same folders give the same bytes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from etad.record import RecordError
+from reports.cores import each
 from reports.index_page import values_of
 from reports.load import Run, load_run, read_published
 from reports.page import slugs, write_markdown, write_page
@@ -20,6 +22,7 @@ from reports.studies import FILE, Study, load_study
 from reports.study_page import view_of, write_study
 
 HOME = "../../index.html"  # from the page of a run or a study
+BLOCK = 10  # runs whose pages are one piece of work
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,19 @@ def render_studies(folders: Sequence[Path], out: Path) -> list[Path]:
     values, tables = values_of(
         leads, found.runs, published, {f: f"runs/{page}/index.html" for f, page in pages.items()}
     )
-    written = write_page(out, "index", values, tables)
-    for study in whole:
+
+    def study_page(study: Study) -> list[Path]:
         links = {n: f"../../runs/{pages[r.folder]}/index.html" for n, r in study.runs.items() if r.folder in pages}
         name = names[id(study)]
-        written += write_study(study, out / "studies" / name, published, name=name, links=links, home=HOME)
-    for run in readable:
-        written += write_run(run, out / "runs" / pages[run.folder], published, drawn=sketch, home=HOME)
-    return written
+        return write_study(study, out / "studies" / name, published, name=name, links=links, home=HOME)
+
+    def run_pages(some: Sequence[Run]) -> list[Path]:
+        where = {run.folder: out / "runs" / pages[run.folder] for run in some}
+        return [p for r in some for p in write_run(r, where[r.folder], published, drawn=sketch, home=HOME)]
+
+    work = [partial(study_page, study) for study in whole]
+    work += [partial(run_pages, readable[i : i + BLOCK]) for i in range(0, len(readable), BLOCK)]
+    return write_page(out, "index", values, tables) + list(chain.from_iterable(each(work)))
 
 
 def render_published(folders: Sequence[Path], out: Path) -> list[Path]:
