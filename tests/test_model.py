@@ -295,6 +295,16 @@ def test_boundary_head_is_two_convolutions_and_a_sigmoid() -> None:
         torch.testing.assert_close(head(x), want)
 
 
+def test_without_a_class_head_the_weights_are_those_of_before_there_was_one(small: Detector) -> None:
+    state = small.state_dict()
+    for name, first in (
+        ("features.project.0.weight", [0.12393185496330261, 0.2022985816001892, 0.21069525182247162]),
+        ("stages.2.end.6.weight", [-0.31615322828292847, 0.09332882612943649, 0.6754580736160278]),
+        ("stages.2.roi_weight", [0.03835268318653107, -0.13153457641601562, 0.16848358511924744]),
+    ):
+        assert state[name].flatten()[:3].tolist() == first, name  # drawn from seed 0, to the bit
+
+
 def headed(classes: int = 5) -> Detector:
     return build_detector(parse_spec({**SMALL, "model": {**SMALL["model"], "class_head": {"classes": classes}}})).eval()
 

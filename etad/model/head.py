@@ -28,6 +28,11 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
+def _one_layer(inputs: int, outputs: int) -> nn.Sequential:
+    """Behind three layers, as the other heads have, classes were hardly learnt in the few epochs of a schedule."""
+    return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, outputs))
+
+
 class Stage(nn.Module):
     """Scores anchors and says how to move them; with `classes` above 0, what they are."""
 
@@ -45,7 +50,7 @@ class Stage(nn.Module):
         self.centre = _mlp(roi_width, head_width, 2)
         self.start = _mlp(roi_width, head_width, 1)
         self.end = _mlp(roi_width, head_width, 1)
-        self.classes = _mlp(roi_width, head_width, classes + 1) if classes else None
+        self.classes = _one_layer(roi_width, classes + 1) if classes else None
 
     def reset_roi(self) -> None:
         """Xavier uniform, each of the three layers by its own fan-in."""
