@@ -106,6 +106,18 @@ def test_a_runs_checkpoint_brings_its_own_spec(folder: Path) -> None:
         np.testing.assert_allclose(features, expected[id], rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("entry", ["data.source", "encoder.network"])
+def test_code_that_only_a_checkpoint_names_is_not_imported(entry: str, folder: Path, capsys: Any) -> None:
+    (folder / "stranger.py").write_text("raise SystemExit(7)")
+    stated = spec_text(spec(folder)).replace(
+        {"data.source": "name: videos", "encoder.network": "name: r2plus1d-small"}[entry], "name: stranger:part"
+    )
+    assert "stranger:part" in stated
+    torch.save({"state_dict": {}, "meta": {"spec": stated}}, "latest.pth")
+    assert command("--checkpoint", "latest.pth") == 1
+    assert f"its {entry} is code from outside" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("npy", [False, True], ids=["pack", "npy"])
 def test_killed_it_goes_on(npy: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     asked = []
