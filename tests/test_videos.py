@@ -88,7 +88,7 @@ def test_epochs_see_other_views(folder: Path) -> None:
     assert len(set(views)) == 4
 
 
-def test_what_breaks_off_is_a_row_and_not_a_loop(folder: Path) -> None:
+def test_rows_end(folder: Path) -> None:
     held = frames(corpus(folder).subsets["validation"])
     assert len(held) == 2
     assert len(list(held)) == 2  # type: ignore[call-overload]

@@ -94,7 +94,7 @@ def inspect(path: Path, duration_s: float) -> Video:
             raise VideoError(f"{path}: none of it can be decoded{why}") from None
         rate = stream.average_rate or stream.guessed_rate
         height, width = first.height, first.width
-        if first.rotation % 180:
+        if _quarters(first) % 2:
             height, width = width, height
     if not last_s > 0 or not rate:
         raise VideoError(f"{path}: too short: it holds one frame")
@@ -140,14 +140,19 @@ def read_frames(
     order = np.argsort(times_s, axis=None, kind="stable")
     scaler = pyav().video.reformatter.VideoReformatter()
     for frame, begin, end in _shown(video, times_s.ravel()[order], conceal, threads):
-        turned = frame.rotation % 180 != 0
-        size = (height, width) if turned else (width, height)
+        turns = _quarters(frame)
+        size = (height, width) if turns % 2 else (width, height)
         picture = scaler.reformat(frame, *size, "rgb24", threads=1).to_ndarray()
-        picture = np.rot90(picture, frame.rotation // 90)[top:bottom, left:right]
+        picture = np.rot90(picture, turns)[top:bottom, left:right]
         for n in order[begin:end]:
             for channel in range(3):  # three times as fast as a transposed copy
                 out[n // length, channel, n % length] = picture[:, :, channel]
     return out
+
+
+def _quarters(frame: Any) -> int:
+    """Quarter turns to the left that show a frame upright, as its metadata say."""
+    return round(frame.rotation / 90)
 
 
 def _shown(video: Video, times_s: NDArray[np.float64], conceal: bool, threads: int) -> Iterator[tuple[Any, int, int]]:
