@@ -73,10 +73,19 @@ def test_a_zero_byte_file_is_named(tmp_path: Path) -> None:
         inspect(tmp_path / "empty.mp4", 1.0)
 
 
+def test_a_long_gap_at_the_end_of_a_group_is_no_damage(tmp_path: Path) -> None:
+    """The fifth frame stays for ten seconds until the next key frame, whose group is not decoded."""
+    stamps_s = [0.0, 0.1, 0.2, 0.3, 0.4, *(10.4 + n / 10 for n in range(10))]
+    path = write_clip(tmp_path / "a.mp4", noise(15), stamps_s)
+    times_s = np.array([[0.15, 7.0]])
+    got = read_frames(inspect(path, 11.0), times_s, short_side=16)
+    np.testing.assert_array_equal(got, oracle(path, times_s, 16, 21))
+
+
 @pytest.mark.parametrize("kind", ["mpeg4", "b-frames", "vp9"])
 def test_groups_that_show_nothing_are_not_decoded(kind: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / f"clip.{'webm' if kind == 'vp9' else 'mp4'}", noise(60), **FILES[kind])
-    decoded = list(_decoded(inspect(path, 6.0), np.array([1.0, 5.2]), False, 1))
+    decoded = list(_decoded(inspect(path, 6.0), np.array([1.0, 5.2]), False, 1, []))
     assert 2 <= len(decoded) <= 20
 
 

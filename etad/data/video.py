@@ -111,7 +111,7 @@ def _last_stamp(container: Any, stream: Any) -> int:
             continue
         try:
             container.seek((stream.start_time or 0) + target, stream=stream)
-            stamps = [p.dts if p.pts is None else p.pts for p in container.demux(stream) if p.size]
+            stamps = [p.dts if p.pts is None else p.pts for p in container.demux(stream) if p.size and not p.is_discard]
         except (OSError, av.FFmpegError):
             continue
         if found := [stamp for stamp in stamps if stamp is not None]:
@@ -158,25 +158,47 @@ def _quarters(frame: Any) -> int:
 def _shown(video: Video, times_s: NDArray[np.float64], conceal: bool, threads: int) -> Iterator[tuple[Any, int, int]]:
     """(frame, begin, end): the frame is shown at the times begin..end of times_s, which rise. Raises VideoError."""
     done, held, seen_s = 0, None, -np.inf
-    for frame, at_s in _decoded(video, times_s, conceal, threads):
+    stored_s: list[float] = []
+    chosen_s = np.full(len(times_s), -np.inf)
+    for frame, at_s in _decoded(video, times_s, conceal, threads, stored_s):
         if at_s <= seen_s:  # time stamps of some files fall back: such a frame is passed over
             continue
-        if held is not None:
-            end = int(np.searchsorted(times_s, at_s - SLACK_S))
-            if end > done:
-                yield held, done, end
-                done = end
-                if done == len(times_s):
-                    return
+        end = int(np.searchsorted(times_s, at_s - SLACK_S))
+        if held is not None and end > done:
+            yield held, done, end
+            chosen_s[done:end], done = seen_s, end
         held, seen_s = frame, at_s
-    missing_s = min(float(times_s[-1]), video.last_s) - seen_s
-    if held is None or (missing_s > 1.5 / video.frame_rate and not conceal):
-        raise VideoError(f"{video.path}: decoding ends at {max(seen_s, 0):.2f} s of {video.last_s:.2f} s")
-    yield held, done, len(times_s)
+        if done == len(times_s):
+            break
+    if held is None:
+        raise VideoError(f"{video.path}: decoding fails: no frame at {times_s[0]:.2f} s or later")
+    if done < len(times_s):
+        yield held, done, len(times_s)
+        chosen_s[done:] = seen_s
+    if not conceal:
+        _check(video, times_s, chosen_s, np.sort(stored_s))
 
 
-def _decoded(video: Video, times_s: NDArray[np.float64], conceal: bool, threads: int) -> Iterator[tuple[Any, float]]:
-    """Frames in the order they are shown, with their times; all that are shown at times_s, and others. Raises VideoError."""
+def _check(
+    video: Video, times_s: NDArray[np.float64], chosen_s: NDArray[np.float64], stored_s: NDArray[np.float64]
+) -> None:
+    """Raises VideoError where the frame chosen for a time is older than one that the file stores for it.
+
+    One frame is forgiven: those whose time stamps fall back are passed over.
+    """
+    newest = np.searchsorted(stored_s, times_s + SLACK_S, "right") - 1
+    late_s = np.where(newest >= 0, stored_s[newest] - chosen_s, 0.0) if len(stored_s) else np.zeros(len(times_s))
+    if (late_s > 1.5 / video.frame_rate).any():
+        raise VideoError(f"{video.path}: decoding fails: the frame at {times_s[late_s.argmax()]:.2f} s is lost")
+
+
+def _decoded(
+    video: Video, times_s: NDArray[np.float64], conceal: bool, threads: int, stored_s: list[float]
+) -> Iterator[tuple[Any, float]]:
+    """Frames in the order they are shown, with their times; all that are shown at times_s, and others. Raises VideoError.
+
+    `stored_s` gets the times of all frames that should come, in the order of the file.
+    """
     av = pyav()
     container, stream = _open(video.path)
     with container:
@@ -189,6 +211,9 @@ def _decoded(video: Video, times_s: NDArray[np.float64], conceal: bool, threads:
                     floor_s = group.key_s
                 wanted = group.shows(times_s)
                 packets = group.packets if wanted else [None] if going else []  # None: give what is held back
+                if wanted:
+                    promised = [video.time_s(p) for p in group.packets if p.size and not p.is_discard]
+                    stored_s += [at_s for at_s in promised if at_s >= floor_s]
                 for packet in packets:
                     try:
                         frames = context.decode(packet)
