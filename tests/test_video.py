@@ -9,6 +9,8 @@ import av
 import numpy as np
 import pytest
 from clips import decode_all, noise, write_clip
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etad.data.annotations import DataError
@@ -79,6 +81,24 @@ def test_a_long_gap_at_the_end_of_a_group_is_no_damage(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", noise(15), stamps_s)
     times_s = np.array([[0.15, 7.0]])
     got = read_frames(inspect(path, 11.0), times_s, short_side=16)
+    np.testing.assert_array_equal(got, oracle(path, times_s, 16, 21))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([0.02, 0.1, 0.1, 0.1, 0.35, 4.0]), min_size=1, max_size=25),
+    group=st.integers(1, 9),
+    kind=st.sampled_from(["mpeg4", "b-frames", "open-groups"]),
+    shares=st.lists(st.floats(-0.1, 1.1), min_size=1, max_size=6),
+)
+def test_any_spacing_of_frames_and_key_frames(
+    gaps: list[float], group: int, kind: str, shares: list[float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stamps_s = [0.0, *np.cumsum(gaps).round(3)]
+    options = {**FILES[kind], "g": str(group)}
+    path = write_clip(tmp_path_factory.mktemp("any") / "a.mp4", noise(len(stamps_s)), stamps_s, **options)
+    times_s = np.array([shares]) * stamps_s[-1]
+    got = read_frames(inspect(path, stamps_s[-1]), times_s, short_side=16)
     np.testing.assert_array_equal(got, oracle(path, times_s, 16, 21))
 
 
