@@ -1,11 +1,14 @@
 """The curves of a study: mAP over each axis with the others held, its intervals, and where it saturates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from ablations.outcome import CellOutcome, StudyOutcome
@@ -15,6 +18,8 @@ from reports.run_tables import plain
 from reports.study_tables import numeric, ranked
 from reports.table import format_value
 
+BANDS = 2  # groups whose intervals are shaded; more would hide each other
+INSIDE = 3  # groups whose legend stands inside the axes
 LOG_FROM = 8.0  # an axis whose values span this factor is drawn in logarithms
 
 
@@ -24,6 +29,7 @@ class Panel:
 
     axis: str
     numeric: bool
+    by: str  # names of the other axes
     groups: dict[str, list[CellOutcome]]  # the other axes' values, as shown -> cells in the axis' order
 
     def frame(self) -> pd.DataFrame:
@@ -40,13 +46,17 @@ class Panel:
 
 
 def rest(outcome: StudyOutcome, axis: str, cell: CellOutcome) -> str:
-    """A cell's values on the other axes, as shown."""
-    found = [(name, cell.values[name]) for name in outcome.axes if name != axis and cell.values.get(name) is not None]
-    return ", ".join(f"{name} {plain(value)}" for name, value in found)
+    """A cell's values on the other axes, as shown; their names stand in `others`."""
+    return ", ".join(plain(cell.values[name]) for name in others(outcome, axis) if cell.values.get(name) is not None)
+
+
+def others(outcome: StudyOutcome, axis: str) -> list[str]:
+    return [name for name in outcome.axes if name != axis]
 
 
 def _grouped(outcome: StudyOutcome, axis: str, cells: Sequence[CellOutcome]) -> dict[str, list[CellOutcome]]:
-    order = list(outcome.axes[axis])
+    values = outcome.axes[axis]
+    order = sorted(values) if numeric(values) else list(values)
     groups: dict[str, list[CellOutcome]] = {}
     for cell in cells:
         groups.setdefault(rest(outcome, axis, cell), []).append(cell)
@@ -63,7 +73,7 @@ def panels(outcome: StudyOutcome) -> list[Panel]:
     for axis, values in outcome.axes.items():
         lines = {key: group for key, group in _grouped(outcome, axis, cells).items() if len(group) > 1}
         if any(cell not in seen for group in lines.values() for cell in group):
-            out.append(Panel(axis, numeric(values), lines))
+            out.append(Panel(axis, numeric(values), ", ".join(others(outcome, axis)), lines))
             seen += [cell for group in lines.values() for cell in group]
     alone = [cell for cell in cells if cell not in seen]
     if out and alone:
@@ -78,12 +88,15 @@ def spans(values: pd.Series) -> bool:
 
 
 def _realised(panel: Panel) -> dict[object, str]:
-    """Realised proposals of each value of the axis, where they differ along it."""
-    counts: dict[object, str] = {}
+    """Realised proposals of each value of the axis, where they differ along it and between no groups."""
+    counts: dict[object, set[str]] = {}
     for cell in (cell for group in panel.groups.values() for cell in group):
         if (found := cell.estimate("anchors")) and found.value is not None:
-            counts.setdefault(cell.values.get(panel.axis), format_value(found.value))
-    return counts if len(set(counts.values())) > 1 else {}
+            counts.setdefault(cell.values.get(panel.axis), set()).add(format_value(found.value))
+    clear = all(len(found) == 1 for found in counts.values())
+    return (
+        {x: min(found) for x, found in counts.items()} if clear and len(set.union(*counts.values(), set())) > 1 else {}
+    )
 
 
 def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
@@ -92,20 +105,46 @@ def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
     many = len(panel.groups) > 1
     colours = {group: PALETTE[n % len(PALETTE)] for n, group in enumerate(panel.groups)}
     kind = {"hue": "group", "style": "group", "dashes": False, "palette": colours, "markeredgewidth": 0}
+    ticks, counts = sorted(frame["x"].unique()), _realised(panel)
+    frame = frame.assign(x=_apart(frame, list(panel.groups)))
     seaborn.lineplot(frame, x="x", y="y", ax=axes, errorbar=None, markers=True, **kind, legend=many)
     for group, part in frame.groupby("group", sort=False):
         colour = colours[str(group)]
-        axes.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.13, linewidth=0)
+        if len(panel.groups) <= BANDS:
+            axes.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.13, linewidth=0)
         axes.errorbar(part["x"], part["y"], arms(part), color=colour, fmt="none", elinewidth=0.8, capsize=2)
     if many:
-        axes.legend(title=None)
-    ticks, counts = sorted(frame["x"].unique()), _realised(panel)
+        legend_of(axes, *axes.get_legend_handles_labels(), panel.by)
     if spans(frame["x"]):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(ticks, [f"{t:g}" + (f"\n{counts[t]}" if t in counts else "") for t in ticks])
     axes.set(xlabel=clipped(panel.axis) + (", realised proposals below" if counts else ""), ylabel="average mAP (%)")
+
+
+def _apart(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series:
+    """x with the groups a little beside each other, so that none hides another's interval."""
+    shift = frame["group"].map(groups.index) - (len(groups) - 1) / 2
+    return (
+        frame["x"] * 1.03**shift
+        if spans(frame["x"])
+        else frame["x"] + shift * 0.012 * (frame["x"].max() - frame["x"].min())
+    )
+
+
+def legend_of(axes: Axes, handles: Sequence[Any], labels: Sequence[str], title: str) -> None:
+    """A legend inside where it is short, else below a figure that grows by it."""
+    names, figure = [clipped(label) for label in labels], axes.figure
+    assert isinstance(figure, Figure)
+    if drawn := axes.get_legend():
+        drawn.remove()
+    if len(names) <= INSIDE:
+        axes.legend(handles, names, title=clipped(title), loc="best", alignment="left")
+    else:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.25 + 0.17 * math.ceil(len(names) / 3))
+        figure.legend(handles, names, title=clipped(title), loc="outside lower center", ncols=3)
 
 
 def arms(part: pd.DataFrame) -> list[list[float]]:
@@ -130,7 +169,7 @@ def _dot_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
     axes.set_yticks(range(len(names)), [clipped(name) for name in names])
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="average mAP (%)", ylabel=clipped(panel.axis))
     if len(panel.groups) > 1:
-        axes.legend()
+        legend_of(axes, *axes.get_legend_handles_labels(), panel.by)
 
 
 def _saturation(outcome: StudyOutcome, panel: Panel, frame: pd.DataFrame, axes: Axes) -> str:
@@ -144,17 +183,16 @@ def _saturation(outcome: StudyOutcome, panel: Panel, frame: pd.DataFrame, axes: 
     bound = last["y"] - margin
     axes.axhspan(bound, last["y"], color=INK, alpha=0.12, linewidth=0)
 
-    def first(column: str) -> str:
-        inside = line[line[column].fillna(line["y"]) >= bound]
-        return f"{inside['x'].iloc[0]:g}" if len(inside) else "none"
+    def kept(column: str) -> str:
+        """From which value on the column stays inside."""
+        inside = (line[column].fillna(line["y"]) >= bound)[::-1].cummin()
+        return f"from {line['x'][inside[inside].index[-1]]:g} on" if inside.any() else "nowhere"
 
-    by = (
-        f"; by the ends of the intervals from {first('high')} and from {first('low')}"
-        if line["low"].notna().any()
-        else ""
-    )
-    of = f" ({group})" if len(panel.groups) > 1 else ""
-    return f" Shaded: within {margin:.2f} points of {panel.axis} {last['x']:g}{of}, reached from {first('y')} on{by}."
+    known = line["low"].notna().any()
+    ends = f"; upper ends of the intervals {kept('high')}, lower ends {kept('low')}" if known else ""
+    of = f" ({panel.by} {group})" if len(panel.groups) > 1 else ""
+    where = f"{panel.axis} {last['x']:g}{of}"
+    return f" Shaded: within {margin:.2f} points of {where}, which the mean keeps to {kept('y')}{ends}."
 
 
 def curve(outcome: StudyOutcome, panel: Panel, folder: Path, name: str, kinds: Sequence[str] = KINDS) -> Plot:
@@ -169,6 +207,6 @@ def curve(outcome: StudyOutcome, panel: Panel, folder: Path, name: str, kinds: S
         caption = (
             f"Average mAP by {panel.axis}, measured on {outcome.data}{', with 95 % intervals' if has else ''}.{shade}"
         )
-        where = f"{best['group']}, " if len(panel.groups) > 1 else ""
+        where = f"{panel.by} {best['group']}, " if len(panel.groups) > 1 else ""
         alt = f"Average mAP by {panel.axis}: {len(frame)} cells, highest {best['y']:.2f} % at {where}{best['x']}."
         return finish(axes, folder, f"{name}-curve-{slug(panel.axis)}", caption, alt, kinds)

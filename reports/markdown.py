@@ -49,15 +49,15 @@ class _Grid:
     def fits(self, width: int) -> bool:
         return len(self.lines()[0]) <= width
 
-    def cut(self, width: int) -> list["_Grid"]:
-        """Grids of as many columns as fit, each with the first one; a single column may still be too wide."""
-        out, start = [], 1
+    def cut(self, width: int, keys: int = 1) -> list["_Grid"]:
+        """Grids of as many columns as fit, each with the first `keys`; a single column may still be too wide."""
+        out, start = [], keys
         while start < len(self.heads):
             stops = range(len(self.heads), start, -1)
-            picks = (self.pick([0, *range(start, stop)]) for stop in stops)
+            picks = (self.pick([*range(keys), *range(start, stop)]) for stop in stops)
             stop, grid = next(
                 ((n, g) for n, g in zip(stops, picks, strict=True) if g.fits(width)),
-                (start + 1, self.pick([0, start])),
+                (start + 1, self.pick([*range(keys), start])),
             )
             out.append(grid)
             start = stop
@@ -94,7 +94,7 @@ def to_markdown(table: Table, width: int = 76) -> str:
         for texts, row in zip(table.texts(), table.rows, strict=True)
     ]
     grid = _Grid(heads, rows, [c.numeric for c in table.columns])
-    figures = [i for i, c in enumerate(table.columns) if c.numeric]
+    figures = [i for i, c in enumerate(table.columns) if c.numeric and i > 0]
     if table.listed:
         named = [head if c.named else "" for head, c in zip(heads, table.columns, strict=True)]
         return "\n".join(_listed(_Grid(named, rows, [True] * len(heads)), width))
@@ -102,8 +102,9 @@ def to_markdown(table: Table, width: int = 76) -> str:
         return "\n".join(grid.lines())
     if len(figures) < 2:
         return "\n".join(_listed(grid, width))
-    if len(figures) == len(table.columns) - 1 and all(part.fits(width) for part in grid.cut(width)):
-        return "\n\n".join("\n".join(part.lines()) for part in grid.cut(width))
+    parts = grid.cut(width, table.keys)
+    if all(c.numeric for c in table.columns[table.keys :]) and all(part.fits(width) for part in parts):
+        return "\n\n".join("\n".join(part.lines()) for part in parts)
     names = grid.pick([i for i in range(len(heads)) if i not in figures])
     numbered = _Grid(["#", *heads], [[str(n), *row] for n, row in enumerate(rows, 1)], [True, *grid.right])
     parts = numbered.pick([0, *(i + 1 for i in figures)]).cut(width)

@@ -22,7 +22,7 @@ from reports.charts import Chart
 
 INK = "#737373"
 BLUE, ORANGE, GREEN, VIOLET, RED = "#3f7fbf", "#d9822b", "#2f9e6e", "#8a6fc9", "#c8553d"
-PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED)
+PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED, "#2a9aa8", "#a8588f", "#8a7a2e")
 KINDS = ("svg", "png")
 PNG_DPI = 160
 _STYLE: dict[Any, Any] = {

@@ -81,6 +81,8 @@ def _plots(outcome: StudyOutcome, folder: Path, name: str, kinds: Sequence[str])
     left_out = {"step_time"} if "training_time" in known else set()
     if study_tables.constant(outcome, "steps"):
         left_out.add("proposals_seen")  # which then says no more than the curve
+    if study_tables.constant(outcome, "anchors_testing"):
+        left_out.add("detect_time_video")
     costs = {n: what for n, what in COSTS.items() if n in known - left_out and not study_tables.constant(outcome, n)}
     drawn = [study_plots.tradeoff(outcome, cost, what, folder, name, kinds) for cost, what in costs.items()]
     return lines, [plot for plot in drawn if plot]
@@ -128,7 +130,7 @@ def view_of(
         made_up=made_up(outcome.data),
         claims=[_claim(outcome, verdict) for verdict in outcome.verdicts],
         judged=few(claim_tables.verdicts(outcome, {row[0].id for row in of_claims.rows} if of_claims else set())),
-        main=few(study_tables.main(outcome, links)),
+        main=few(study_tables.main(outcome, links), study_tables.besides(outcome)),
         curves=lines,
         costs=costs,
         by_tiou=few(by_tiou),

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
 from ablations.outcome import StudyOutcome
 from reports import charts
-from reports.curves import arms, rest, spans
+from reports.curves import arms, legend_of, others, rest, spans
 from reports.plots import INK, PALETTE, Plot, clipped, draw, finish, styled
 from reports.run_tables import plain
 from reports.study_tables import ranked, short, tious
@@ -29,7 +30,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 _SCALES = {  # unit -> from which value on, size, name
-    "s": ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s")),
+    "s": ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (0.0, 1e-3, "ms")),
     "B": ((0.5 * 1024**3, 1024.0**3, "GiB"), (0.5 * 1024**2, 1024.0**2, "MiB"), (0.0, 1.0, "B")),
 }
 
@@ -58,7 +59,7 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
     size, unit = next((size, unit) for least, size, unit in scales if frame["x"].max() >= least)
     frame["x"] /= size
     best = frame[frame["best"]].sort_values("x")
-    groups = list(dict.fromkeys(frame["group"]))
+    groups, first = list(dict.fromkeys(frame["group"])), next(iter(outcome.axes), "")
     with styled(2.9) as axes:
         axes.plot(best["x"], best["y"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.errorbar(frame["x"], frame["y"], arms(frame), fmt="none", color=INK, elinewidth=0.6, alpha=0.6)
@@ -66,15 +67,21 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
             colour, on, place = PALETTE[groups.index(one["group"]) % len(PALETTE)], one["best"], (one["x"], one["y"])
             axes.plot(*place, "o", color=colour, markersize=5, markerfacecolor=colour if on else "none")
             if on or len(frame) <= LABELLED:
-                shift, side = ((-4, 5), "right") if on else ((5, -9), "left")
+                left = one["x"] < frame["x"].mean()  # the label goes to the middle
+                shift, side = (5 if left else -5, 5 if on else -9), "left" if left else "right"
                 text: dict[str, Any] = {"ha": side, "fontsize": 7.5, "color": INK}
                 axes.annotate(clipped(one["label"]), place, shift, textcoords="offset points", **text)
         if len(groups) > 1:
-            axes.legend([_dot(n) for n in range(len(groups))], [clipped(g) for g in groups], loc="lower right")
+            legend_of(axes, [_dot(n) for n in range(len(groups))], groups, ", ".join(others(outcome, first)))
         if spans(frame["x"]):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if frame["x"].max() < 40 * frame["x"].min() else (1,))
+            )
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if unit else EngFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.14)
-        axes.set(xlabel=f"{what} ({unit})", ylabel="average mAP (%)")
+        axes.set(xlabel=f"{what} ({unit})" if unit else what, ylabel="average mAP (%)")
         caption = f"Average mAP, measured on {outcome.data}, against {what}, {known.evidence}."
         caption += " Filled and joined: no other cell is cheaper and better (Pareto front)."
         alt = f"Pareto front: {'; '.join(best['cell'])}."

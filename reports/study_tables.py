@@ -74,37 +74,48 @@ def anchor(cell: CellOutcome) -> str:
     return f"runs-{slug(cell.name)}"
 
 
+def _keys(outcome: StudyOutcome) -> tuple[tuple[Column, ...], list[tuple[Cell, ...]]]:
+    """The columns that name a row, and their cells: the axes' values."""
+    if not outcome.axes:
+        return (Column("cell", numeric=False),), [(words(cell.name),) for cell in outcome.cells]
+    columns = tuple(Column(axis, numeric=numeric(values)) for axis, values in outcome.axes.items())
+    return columns, [tuple(axis_cell(cell.values.get(axis)) for axis in outcome.axes) for cell in outcome.cells]
+
+
+def _column(outcome: StudyOutcome, name: str) -> Column:
+    found = (e.unit for cell in outcome.cells if (e := cell.estimate(name)))
+    return KNOWN.get(name) or Column(name.replace("_", " "), next(found, ""))
+
+
+def _figures(outcome: StudyOutcome) -> tuple[list[str], list[str], list[str]]:
+    """Estimates of the main table, of the one beside it, and those that are the same in every cell."""
+    names = {e.name for cell in outcome.cells for e in cell.estimates if not _THRESHOLD.fullmatch(e.name)}
+    order = [n for n in KNOWN if n in names or n in ALWAYS] + sorted(names - set(KNOWN))
+    alike = [n for n in order if n not in ALWAYS and constant(outcome, n)]
+    tested = "anchors_testing" in names and "anchors_testing" not in alike  # the study is about testing
+    main = {*ALWAYS, "step_time", "anchors", *(("anchors_testing", "detect_time_video") if tested else ())}
+    rest = [n for n in order if n not in alike]
+    return [n for n in rest if n in main], [n for n in rest if n not in main], alike
+
+
 def main(outcome: StudyOutcome, links: Mapping[str, str]) -> Table:
     """One row a cell: its values, mAP with interval, costs, realised counts, runs. `links`: run -> its page."""
-    names = {e.name: e.unit for cell in outcome.cells for e in cell.estimates if not _THRESHOLD.fullmatch(e.name)}
-    order = [n for n in KNOWN if n in ALWAYS or n in names] + [n for n in names if n not in KNOWN]
-    alike = [n for n in order if n not in ALWAYS and constant(outcome, n)]
-    order = [n for n in order if n not in alike]
-    columns = [KNOWN.get(n) or Column(n.replace("_", " "), names[n]) for n in order]
-    axes = [Column(axis, numeric=numeric(values)) for axis, values in outcome.axes.items()]
+    names, _, alike = _figures(outcome)
+    keys, named = _keys(outcome)
     best = ranked(outcome)[:1]
     rows = []
-    for cell in outcome.cells:
+    for cell, key in zip(outcome.cells, named, strict=True):
         own = [run for run in cell.runs if run in links]
         lead = links[own[0]] if len(own) == 1 else f"#{anchor(cell)}"
+        figures = (shown(cell.estimate(n), lead if n == "average_mAP" else "") for n in names)
         done = len(cell.runs) - len(cell.missing) - len(cell.failed)
         state = f"{done} of {len(cell.runs)}" if done < len(cell.runs) else str(done)
-        rows.append(
-            (
-                *(axis_cell(cell.values.get(axis)) for axis in outcome.axes),
-                *(shown(cell.estimate(n), lead if n == "average_mAP" else "") for n in order),
-                Cell(done, label=state, note="; ".join(cell.failed.values()), href=f"#{anchor(cell)}"),
-            )
-        )
-    if not axes:
-        axes, rows = (
-            [Column("cell", numeric=False)],
-            [(words(c.name), *r) for c, r in zip(outcome.cells, rows, strict=True)],
-        )
+        runs = Cell(done, label=state, note="; ".join(cell.failed.values()), href=f"#{anchor(cell)}")
+        rows.append((*key, *figures, runs))
     return Table(
         "cells",
         f"Results on {outcome.data}{', a made-up set' if made_up(outcome.data) else ''}",
-        (*axes, *columns, Column("runs")),
+        (*keys, *(_column(outcome, n) for n in names), Column("runs")),
         tuple(rows),
         notes=(
             "Mean over the seeds; in brackets the 95 % interval. A dash is not available.",
@@ -112,7 +123,17 @@ def main(outcome: StudyOutcome, links: Mapping[str, str]) -> Table:
             *_devices(outcome),
         ),
         strong=tuple(outcome.cells.index(cell) for cell in best),
+        keys=len(keys),
     )
+
+
+def besides(outcome: StudyOutcome) -> Table | None:
+    """What else differs between cells; None where nothing does."""
+    names = _figures(outcome)[1]
+    keys, named = _keys(outcome)
+    rows = [(*k, *(shown(c.estimate(n)) for n in names)) for c, k in zip(outcome.cells, named, strict=True)]
+    columns = (*keys, *(_column(outcome, n) for n in names))
+    return Table("besides", "Counts and times besides", columns, tuple(rows), keys=len(keys)) if names else None
 
 
 def constant(outcome: StudyOutcome, name: str) -> bool:

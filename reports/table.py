@@ -150,6 +150,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()  # sentences below it
     strong: tuple[int, ...] = ()  # rows to be seen first
+    keys: int = 1  # leading columns that together name a row
     listed: bool = False  # a list in Markdown, its words and figures together
 
     def __post_init__(self) -> None:

@@ -78,6 +78,16 @@ def test_markdown_keeps_to_its_width_and_loses_no_value(rows: int, columns: int,
     assert all(len(re.findall(rf"(?<!\d){v:.2f}ᵐ", text)) == columns for v in values)
 
 
+def test_markdown_repeats_all_columns_that_name_a_row() -> None:
+    heads = (Column("bins"), Column("by", numeric=False), *(Column(f"figure {i}", "%") for i in range(9)))
+    rows = tuple((Cell(8.0), words(by), *[Cell(1.5, "%")] * 9) for by in ("stride", "score"))
+    parts = to_markdown(Table("t", "t", heads, rows, keys=2), 76).split("\n\n")
+    assert len(parts) > 1
+    assert all(re.match(r"\| +bins \| by +\|", part) for part in parts)
+    whole = to_markdown(Table("t", "t", heads[:1] + heads[2:], tuple(r[:1] + r[2:] for r in rows)), 40)
+    assert whole.count("1.50") == 18
+
+
 def test_markdown_of_long_texts_is_a_list() -> None:
     table = Table(
         "t", "t", (Column("what", numeric=False), Column("value", numeric=False)), ((words("hash"), words("f" * 90)),)
