@@ -23,7 +23,7 @@ from etad.spec import DataSpec, parse_spec, read_spec
 from experiments.command import Misuse, console, main, parser
 from experiments.origins import Plan, feature_source, plan_raw, plan_synthetic, read_truth, video_pattern
 from experiments.surveyed import show_survey
-from experiments.written_spec import sections, write_spec
+from experiments.written_spec import encoder, sections, write_spec
 
 EXAMPLE = "python -m experiments.prepare --annotations truth.csv --features feats --column-s 0.5 --out prepared/mine"
 
@@ -40,6 +40,7 @@ def arguments() -> argparse.ArgumentParser:
         "--annotations", type=Path, required=True, help="ground truth, ActivityNet layout or CSV id,start,end,label"
     )
     made.add_argument("--classifier", type=Path, help="video-level classes; without, the detector learns them itself")
+    made.add_argument("--encoder", type=Path, help="weights of R(2+1)D-34; without, videos train a small one afresh")
     made.add_argument("--pattern", help="file or HDF5 dataset of a video, as in 'v_{id}.npy' (default: found out)")
     made.add_argument(
         "--layout", choices=("TC", "CT"), help="arrays are [snippets, channels] or turned (default: found out)"
@@ -65,6 +66,8 @@ def asked(args: argparse.Namespace) -> DataSpec:
     """What the options say of the layout, the defaults where they do not. Raises Misuse, SpecError."""
     if args.windows_stride_s is None and (args.overlap is not None or args.fitted):
         raise Misuse("--overlap and --fitted belong to sliding windows; give --windows-stride-s too")
+    if args.encoder and not args.videos:
+        raise Misuse("--encoder belongs to --videos")
     if args.windows_stride_s is not None and args.whole:
         raise Misuse("--whole and --windows-stride-s exclude each other")
     data: dict[str, Any] = {"missing": args.missing, "train_subset": args.subsets[0], "test_subset": args.subsets[-1]}
@@ -136,6 +139,7 @@ class Made:
     layout: Layout | None
     columns: dict[str, int] | None
     result: dict[str, Any]
+    encoder: tuple[dict[str, Any], str] | None = None  # and why
 
 
 def videos_of(truth: Annotations, subsets: Sequence[str]) -> list[Video]:
@@ -170,7 +174,8 @@ def from_videos(args: argparse.Namespace, data: DataSpec, truth: Annotations) ->
         raise DataError(f"{len(broken)} videos cannot be used: {'; '.join([*broken.values()][:5])}")
     videos = videos_of(truth, args.subsets)
     layout = lay_out(videos, None, train_subset=data.train_subset, tscale=args.tscale)
-    return Made(truth, {"video": {}}, layout, None, {"rows": len(videos), "missing": len(missing)})
+    data_of, section, why = encoder(args.encoder)
+    return Made(truth, data_of, layout, None, {"rows": len(videos), "missing": len(missing)}, (section, why))
 
 
 def from_nothing(args: argparse.Namespace, data: DataSpec, truth: Annotations) -> Made:
@@ -197,6 +202,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     more, reasons = (
         sections(layout, classes=len(truth.classes), classifier=bool(args.classifier)) if layout else ({}, {})
     )
+    if made.encoder:
+        more["encoder"], reasons["encoder"] = made.encoder
     spec = write_spec(args.out / "spec.yaml", tree | more, reasons)
     read_spec(spec)  # what was written can be read
     write_json(args.out / "survey.json", asdict(found))

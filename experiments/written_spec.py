@@ -35,6 +35,16 @@ def sections(layout: Layout, *, classes: int, classifier: bool) -> tuple[dict[st
     return tree, reasons
 
 
+def encoder(weights: Path | None) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Of a set of videos: what the spec says in data, what in encoder, and why."""
+    if weights is not None:
+        return {"channels": 512, "video": {}}, {"checkpoint": str(weights.resolve())}, "the paper's, from these weights"
+    video = {"frames": 8, "stride": 3, "short_side": 64, "size": 56}
+    network = {"network": {"name": "r2plus1d-small"}, "frozen_stages": None, "lr": 1e-4}
+    why = "a small one from no weights, all of it trained, on 8 frames of 56 x 56 a snippet: what two cores can do"
+    return {"channels": 128, "video": video}, network, why
+
+
 def write_spec(path: Path, tree: Mapping[str, Any], reasons: Mapping[str, str]) -> Path:
     """Write a spec of what differs from the defaults, a section's reason above it."""
     default = DataSpec().model_dump(mode="json")

@@ -60,11 +60,15 @@ class RowMaker:
 
     def __call__(self, id: str) -> NDArray[np.float16]:
         """Rows [W, T, C]."""
-        video, columns, windows = self.videos[id], self.columns(id), self.spec.windows
-        width = windows.stride_s if windows and not windows.fitted else video.duration_s / columns
-        times = (np.arange(columns, dtype=np.float64) + 0.5) * width
-        whole = Scene(self.model, video, self.seed, self.variant).features(self.patterns, times, width)
+        columns, windows = self.columns(id), self.spec.windows
+        width = windows.stride_s if windows and not windows.fitted else self.videos[id].duration_s / columns
+        whole = self.sequence(id, columns, width)
         return make_rows(whole, self.spec.tscale, windows) if windows else whole[None]
+
+    def sequence(self, id: str, columns: int, width_s: float) -> NDArray[np.float16]:
+        """Features [columns, C] of a video from its start on, a column every width_s."""
+        times = (np.arange(columns, dtype=np.float64) + 0.5) * width_s
+        return Scene(self.model, self.videos[id], self.seed, self.variant).features(self.patterns, times, width_s)
 
     def samples(self, subset: str) -> Samples:
         ids = [v.id for v in self.videos.values() if v.subset == subset]
