@@ -123,8 +123,14 @@ def build_criterion(spec: Spec) -> Criterion:
 
 
 def build_rows(spec: Spec, corpus: Corpus) -> TrainingRows:
+    """Raises SpecError where an encoder is given features, or frames meet no encoder."""
+    samples = corpus.subsets[spec.data.train_subset]
+    if spec.encoder is None and samples.frames is not None:
+        raise SpecError("the data are frames: name an encoder (encoder={} is the paper's), or extract features first")
+    if spec.encoder is not None and samples.frames is None:
+        raise SpecError("the data are features already: set encoder=null, or name a source of videos")
     return TrainingRows(
-        corpus.subsets[spec.data.train_subset],
+        samples,
         corpus.annotations,
         min_length=spec.data.min_length,
         drop_short=spec.data.short_segments == "drop",
@@ -153,6 +159,12 @@ def build_encoder(spec: Spec) -> SnippetEncoder:
     )
 
 
+def count_snippets(spec: Spec) -> int:
+    """Snippets of a video that train the encoder in a step."""
+    wanted = spec.encoder
+    return snippet_count(spec.data.tscale, wanted.ratio, wanted.rounding, wanted.chunk) if wanted else 0
+
+
 def build_training(spec: Spec, detector: Detector, ids: tuple[str, ...]) -> TrainingModel:
     """The detector's training model, with an encoder before it where the spec has one."""
     parts: dict[str, Any] = {
@@ -171,7 +183,7 @@ def build_training(spec: Spec, detector: Detector, ids: tuple[str, ...]) -> Trai
         **parts,
         encoder=build_encoder(spec),
         snippet_sampler=partial(lookup(SNIPPET_SAMPLERS, wanted.sampler, given=("draw",)), **wanted.sampler.args),
-        count=snippet_count(spec.data.tscale, wanted.ratio, wanted.rounding, wanted.chunk),
+        count=count_snippets(spec),
         weighted=wanted.weighted,
     )
 

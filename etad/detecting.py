@@ -7,9 +7,9 @@ for found in etad.detect("video.npy", checkpoint="latest.pth", duration_s=93.5):
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from etad.data.samples import Samples
 from etad.data.video import inspect
 from etad.data.videos import video_samples
 from etad.data.windows import make_rows, row_spans
-from etad.end_to_end import EncodedRows
+from etad.end_to_end import encoded
 from etad.evaluate import ACTION
 from etad.gradients import SnippetEncoder
 from etad.inference import Inference
@@ -107,9 +107,9 @@ class Trained:
         none = np.empty((0, 2)), np.empty(0, np.int64)
         video = Video(str(path), "", shown.last_s + 1 / shown.frame_rate, *none)
         samples = video_samples(self.data, [video], {video.id: shown})
-        inference, frames = self.inference, cast(Any, samples.frames)
-        rows = cast(Any, EncodedRows(frames, self.encoder, dtype=inference.dtype, device=inference.device))
-        return Sequence(video.id, video.duration_s, replace(samples, features=rows))
+        inference = self.inference
+        rows = encoded(samples, self.encoder, dtype=inference.dtype, device=inference.device)
+        return Sequence(video.id, video.duration_s, rows)
 
     def _features(self, source: str | Path | NDArray[Any], layout: str) -> tuple[str, NDArray[np.float16]]:
         """What to call them, and the features [t, C]."""

@@ -1,15 +1,19 @@
 """Training an encoder with its detector, and detecting from frames: the engine's step with gradient sampling around it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import torch
 from mmengine.model import MMDistributedDataParallel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from etad.data.batches import SNIPPETS
+from etad.data.samples import Frames, Samples
 from etad.engine import AutocastOptimWrapper, TrainingModel, autocast
 from etad.gradients import Picks, SnippetDraw, SnippetEncoder
 from etad.randomness import uniform
@@ -33,6 +37,10 @@ class EndToEndModel(TrainingModel):
         **detector: Any,
     ):
         super().__init__(**detector)
+        if count and not encoder.trained():
+            raise ValueError(
+                "nothing of the encoder is left to train: lower encoder.frozen_stages, or set encoder.ratio=0"
+            )
         self.encoder, self.snippet_sampler, self.count, self.weighted = encoder, snippet_sampler, count, weighted
 
     def draw(self, features: Tensor, batch: dict[str, Any]) -> Picks:
@@ -96,13 +104,20 @@ def _average(parameters: Sequence[nn.Parameter]) -> None:
 class EncodedRows:
     """Rows of features [T, C] made from rows of frames [T, 3, L, H, W] as they are asked for."""
 
-    def __init__(self, frames: Sequence[Any], encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device):
+    def __init__(self, frames: Frames, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device):
         self.frames, self.encoder, self.dtype = frames, encoder.to(device), dtype
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, row: int) -> Any:
-        frames = torch.as_tensor(self.frames[row]).unsqueeze(0)
+    def __getitem__(self, row: int) -> NDArray[np.float32]:
+        frames = torch.from_numpy(self.frames[row]).unsqueeze(0)
         with autocast(self.encoder.mean.device, self.dtype):
             return self.encoder(frames)[0].cpu().numpy()
+
+
+def encoded(samples: Samples, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device) -> Samples:
+    """Samples of frames as samples of features, each row encoded when it is asked for."""
+    assert samples.frames is not None
+    rows = EncodedRows(samples.frames, encoder, dtype=dtype, device=device)
+    return replace(samples, features=cast(Any, rows))

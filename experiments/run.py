@@ -128,14 +128,16 @@ def _run(spec: Spec, folder: Path, trained_in: Path, key: str, rank: int, world:
         if world > 1:
             distributed.barrier()  # all look at the same state of the folder
         with logged(trained_in / "log.txt") if apart and rank == 0 else nullcontext():
-            detector, training = trained(spec, corpus, trained_in, device, key=key, rank=rank)
+            detector, encoder, training = trained(spec, corpus, trained_in, device, key=key, rank=rank)
     if apart:
         for name in FROM_TRAINING:
             with replacing(folder / name, "wb") as file:
                 file.write((trained_in / name).read_bytes())
-    made = tested(spec, corpus, folder, detector, device)
+    made = tested(spec, corpus, folder, detector, encoder, device)
     figures = (*made.pop("figures"), *training.figures)
     made["details"]["anchors_a_video"] = {"training": training.anchors, "testing": made.pop("anchors")}
+    if spec.encoder:
+        made["details"]["snippets_a_video"] = {"training": build.count_snippets(spec), "of": spec.data.tscale}
     return {**made, "figures": figures, "environment": measure.environment(device)}
 
 

@@ -13,7 +13,9 @@ from etad import build, measure
 from etad.data.annotations import Annotations, read_blocked
 from etad.data.samples import Corpus, Samples
 from etad.detections import Detections, write_detections
+from etad.end_to_end import encoded
 from etad.evaluate import Evaluation, class_agnostic, evaluate
+from etad.gradients import SnippetEncoder
 from etad.inference import tested_count
 from etad.matches import write_matches
 from etad.model.detector import Detector
@@ -25,12 +27,14 @@ from experiments.progress import bar
 EXAMPLES = 6  # videos kept for timelines
 
 
-def tested(spec: Spec, corpus: Corpus, folder: Path, detector: Detector, device: torch.device) -> dict[str, Any]:
+def tested(
+    spec: Spec, corpus: Corpus, folder: Path, detector: Detector, encoder: SnippetEncoder | None, device: torch.device
+) -> dict[str, Any]:
     """Detects and evaluates; writes detections, matches and examples into the folder. The fields of a record."""
     labelled = corpus.classifier is not None or spec.model.class_head is not None
     annotations = corpus.annotations if labelled else class_agnostic(corpus.annotations)
     began = time.perf_counter()
-    detections, examples = detect(spec, corpus, annotations, detector, device)
+    detections, examples = detect(spec, corpus, annotations, detector, encoder, device)
     seconds, where = time.perf_counter() - began, measure.device_name(device)
     write_detections(folder / "detections.json", detections)
     write_json(folder / "examples.json", {"videos": examples})
@@ -56,12 +60,19 @@ def classes_of(corpus: Corpus, annotations: Annotations, id: str) -> list[tuple[
 
 
 def detect(
-    spec: Spec, corpus: Corpus, annotations: Annotations, detector: Detector, device: torch.device
+    spec: Spec,
+    corpus: Corpus,
+    annotations: Annotations,
+    detector: Detector,
+    encoder: SnippetEncoder | None,
+    device: torch.device,
 ) -> tuple[Detections, list[dict[str, Any]]]:
     """Detections of the test subset, and a few videos in full for timelines."""
     samples: Samples = corpus.subsets[spec.data.test_subset]
     ids = tuple(dict.fromkeys(samples.ids))
     inference, found = build.build_inference(spec, detector, device), []
+    if encoder is not None:
+        samples = encoded(samples, encoder, dtype=inference.dtype, device=device)
     examples: list[dict[str, Any]] = []
     with bar("detecting") as advance:
         for id, scored in inference.videos(samples, lambda done, total: advance(done, total, "")):

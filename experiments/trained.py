@@ -1,22 +1,26 @@
 """The first half of a run: a detector trained, in a folder that every run which trains the same reads."""
 
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
 
 from etad import build, engine, measure
 from etad.data.samples import Corpus
+from etad.end_to_end import EndToEndModel
+from etad.gradients import SnippetEncoder
 from etad.model.detector import Detector
 from etad.record import TRAINED_FILE, Figure, Trained, now, read_trained, write_json
 from etad.spec import Spec, spec_text
 from experiments.progress import bar, log, say
+from experiments.trace_memory import steps
 
 
 def trained(
     spec: Spec, corpus: Corpus, folder: Path, device: torch.device, *, key: str, rank: int
-) -> tuple[Detector, Trained]:
-    """The trained detector and what its training says of itself, from the folder or trained into it.
+) -> tuple[Detector, SnippetEncoder | None, Trained]:
+    """The trained detector, the encoder trained with it, and what their training says: from the folder or trained into it.
 
     Of several processes the first one returns; the others leave when the training is over. Raises RecordError where the
     folder holds another training.
@@ -25,11 +29,12 @@ def trained(
     held = read_trained(folder, key)
     if held is not None:
         say(f"trained already: {folder}")
-        detector: Detector = build.build_detector(spec)
-        engine.load_weights(detector, folder / engine.CHECKPOINT)
+        detector, encoder = load(spec, folder / engine.CHECKPOINT)
     else:
         with measure.peak_memory(device) as peak:
-            detector, anchors, videos = train(spec, corpus, folder, device)
+            model, videos = train(spec, corpus, folder, device)
+        detector = cast(Detector, model.detector)
+        encoder = model.encoder if isinstance(model, EndToEndModel) else None
     if rank > 0:
         raise SystemExit(0)
     if held is None:
@@ -42,16 +47,44 @@ def trained(
             started=started,
             finished=now(),
             mark=corpus.mark,
-            anchors=anchors,
+            anchors=int(model.drawn),
             figures=(*figures, *size_figures(spec)),
             environment=measure.environment(device),
         )
         write_json(folder / TRAINED_FILE, held.model_dump(mode="json"))
-    return detector, held
+    return detector, encoder, held
+
+
+def load(spec: Spec, path: Path) -> tuple[Detector, SnippetEncoder | None]:
+    """Detector and encoder of a checkpoint."""
+    detector = build.build_detector(spec)
+    engine.load_weights(detector, path)
+    if spec.encoder is None:
+        return detector, None
+    own = spec.encoder.model_copy(update={"checkpoint": str(path)})
+    return detector, build.build_encoder(spec.model_copy(update={"encoder": own}))
 
 
 def size_figures(spec: Spec) -> list[Figure]:
     """Parameters, and the memory and products of a step of this very size, traced: the same on every machine."""
+    return _end_to_end_size(spec) if spec.encoder else _detector_size(spec)
+
+
+def _end_to_end_size(spec: Spec) -> list[Figure]:
+    training, made = spec.training, steps(spec)
+    model = made.made[0]
+    traced = made.trace("sampled", chunk=model.encoder.chunk, count=model.count)
+    frames = " x ".join(map(str, made.batch["frames"].shape[1:]))
+    size = f"{frames}, batch {training.batch}, {training.precision}"
+    values = [
+        ("parameters", sum(p.numel() for p in model.parameters()), "", "of detector and encoder"),
+        ("peak_memory", traced.parts.peak, "B", f"a training step: {size}"),
+        ("flops", traced.flops / training.batch, "FLOP", f"a training step, of one video: {size}"),
+    ]
+    return [Figure(name=n, value=v, unit=u, evidence="traced", note=note) for n, v, u, note in values]
+
+
+def _detector_size(spec: Spec) -> list[Figure]:
     training, data = spec.training, spec.data
 
     def make() -> measure.Made:
@@ -74,13 +107,12 @@ def size_figures(spec: Spec) -> list[Figure]:
     return [Figure(name=n, value=v, unit=u, evidence="traced", note=note) for n, v, u, note in values]
 
 
-def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tuple[Detector, int, int]:
-    """A detector trained from the folder's checkpoint on, the anchors it saw a video and step, and how many videos."""
-    detector = build.build_detector(spec)
+def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tuple[engine.TrainingModel, int]:
+    """The model trained from the folder's checkpoint on, and on how many videos."""
     rows = build.build_rows(spec, corpus)
     if device.type == "cuda":
         rows = rows.to(device)
-    model = build.build_training(spec, detector, rows.ids).to(device)
+    model = build.build_training(spec, build.build_detector(spec), rows.ids).to(device)
     optimizer = build.build_optimizer(spec, model)
     training, runtime = spec.training, spec.runtime
     if (folder / engine.CHECKPOINT).exists():
@@ -117,7 +149,7 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
             },
             progress=progress,
         )
-    return detector, int(model.drawn), len(rows)
+    return model, len(rows)
 
 
 def _timing_figures(spec: Spec, folder: Path, corpus: Corpus, device: str, videos: int) -> list[Figure]:

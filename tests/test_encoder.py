@@ -87,7 +87,13 @@ def test_the_flat_convolutions_are_the_whole_ones(frames: int, dtype: torch.dtyp
     """Against a convolution of three dimensions in float32, forward and back."""
     torch.manual_seed(0)
     network = tiny()
-    for conv in (network.stem[0], network.stem[3], *network.layer2[0].conv1[0][::3]):
+    for factored, n in (
+        (network.stem, 0),
+        (network.stem, 3),
+        (network.layer2[0].conv1[0], 0),
+        (network.layer2[0].conv1[0], 3),
+    ):
+        conv = factored[n]
         x = torch.randn(3, conv.in_channels, frames, 9, 7)
         weight = conv.weight.detach().clone().requires_grad_()
         plain = F.conv3d(x, weight, None, conv.stride, conv.padding)
@@ -101,6 +107,25 @@ def test_the_flat_convolutions_are_the_whole_ones(frames: int, dtype: torch.dtyp
         flat.backward(up.to(dtype))
         assert float((flat.detach().float() - expected).abs().max()) <= tolerance * float(expected.abs().max())
         assert float((conv.weight.grad.float() - weight.grad).abs().max()) <= tolerance * float(weight.grad.abs().max())
+
+
+def test_convolution_and_norm_are_one_where_nothing_is_learnt() -> None:
+    """The same numbers as with gradient, whatever the statistics."""
+    torch.manual_seed(0)
+    network = tiny().double()
+    for m in network.modules():
+        if isinstance(m, nn.BatchNorm3d):
+            for t in (m.running_mean, m.weight, m.bias):
+                nn.init.normal_(t)
+            nn.init.uniform_(m.running_var, 0.5, 2.0)
+    clips = torch.randn(2, 3, 8, 16, 16, dtype=torch.float64)
+    network.eval()
+    learning = network(clips).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(network(clips), learning, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(network.requires_grad_(False)(clips), learning, rtol=1e-9, atol=1e-9)
+        network.train()
+        assert not torch.allclose(network(clips), learning)  # statistics of the batch
 
 
 def test_a_wrong_shape_of_network_is_refused() -> None:

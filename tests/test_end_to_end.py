@@ -270,8 +270,10 @@ def test_every_parameter_with_gradient_is_in_exactly_one_group() -> None:
     assert set(encoder) == {id(p) for p in model.encoder.parameters() if p.requires_grad}
     assert len(detector) + len(encoder) == len({*detector, *encoder})
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
-    _, optimizer = made(small("encoder.network.args={planes: [8, 8, 8, 16]}", "encoder.frozen_stages=4"))
+    _, optimizer = made(small("encoder.ratio=0.0", "encoder.frozen_stages=4"))
     assert len(optimizer.param_groups) == 1
+    with pytest.raises(ValueError, match="nothing of the encoder is left to train"):
+        made(small("encoder.frozen_stages=4"))
 
 
 def test_the_encoder_starts_from_its_checkpoint(tmp_path: Path) -> None:

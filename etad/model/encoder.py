@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,27 +26,62 @@ class FlatConv(nn.Conv3d):
     gradient that is wrong (torch 2.13), which this goes around.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not x.is_contiguous(memory_format=torch.channels_last_3d):
-            return super().forward(x)
+            return super()._conv_forward(x, weight, bias)
         half = tuple(size // 2 for size in self.kernel_size)  # what every one of them is padded with
         if half[0] == 0:  # [N, C, L, H, W] -> [N x L, C, H, W]
             flat = x.transpose(1, 2).flatten(0, 1)
-            y = F.conv2d(flat, self.weight[:, :, 0], stride=self.stride[1:], padding=half[1:])
+            y = F.conv2d(flat, weight[:, :, 0], bias, stride=self.stride[1:], padding=half[1:])
             return y.unflatten(0, (-1, x.shape[2])).transpose(1, 2)
         # [N, C, L, H, W] -> [N, C, L, H x W]
-        y = F.conv2d(x.flatten(3), self.weight[..., 0], stride=(self.stride[0], 1), padding=(half[0], 0))
+        y = F.conv2d(x.flatten(3), weight[..., 0], bias, stride=(self.stride[0], 1), padding=(half[0], 0))
         return y.unflatten(3, x.shape[3:])
 
 
-def _factored(inputs: int, middle: int, outputs: int, stride: int) -> nn.Sequential:
-    """A convolution over space, then one over time."""
-    return nn.Sequential(
-        FlatConv(inputs, middle, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False),
-        nn.BatchNorm3d(middle),
-        nn.ReLU(inplace=True),
-        FlatConv(middle, outputs, (3, 1, 1), stride=(stride, 1, 1), padding=(1, 0, 0), bias=False),
-    )
+def normed(conv: Any, norm: Any, x: Tensor) -> Tensor:
+    """norm(conv(x)); where nothing is learnt and the statistics stand, as one convolution, without the copy between."""
+    learning = x.requires_grad or conv.weight.requires_grad or norm.weight.requires_grad
+    if norm.training or (torch.is_grad_enabled() and learning):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1, 1), norm.bias - norm.running_mean * scale)
+
+
+class Factored(nn.Sequential):
+    """A convolution over space, one of `kernel` x `kernel`, then one over time."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int, *, kernel: int = 3, stride: int = 1, later: int = 1):
+        super().__init__(
+            FlatConv(
+                inputs,
+                middle,
+                (1, kernel, kernel),
+                stride=(1, stride, stride),
+                padding=(0, kernel // 2, kernel // 2),
+                bias=False,
+            ),
+            nn.BatchNorm3d(middle),
+            nn.ReLU(inplace=True),
+            FlatConv(middle, outputs, (3, 1, 1), stride=(later, 1, 1), padding=(1, 0, 0), bias=False),
+        )
+
+    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return normed(self[3], norm, normed(self[0], self[1], x).relu_())
+
+
+class Stem(Factored):
+    """The first convolution: over 7 x 7 pixels, at half the resolution. Its norm stands behind it, as in the originals."""
+
+    def __init__(self, outputs: int):
+        super().__init__(
+            3, 45 * outputs // 64, outputs, kernel=7, stride=2
+        )  # 45 in the originals, whatever the formula says
+        self.append(nn.BatchNorm3d(outputs))
+        self.append(nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normed(self[4], x).relu_()
 
 
 class Block(nn.Module):
@@ -57,9 +92,11 @@ class Block(nn.Module):
         first = middle_planes(inputs, outputs)
         second = first if variant == "torchvision" else middle_planes(outputs, outputs)
         self.conv1 = nn.Sequential(
-            _factored(inputs, first, outputs, stride), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)
+            Factored(inputs, first, outputs, stride=stride, later=stride),
+            nn.BatchNorm3d(outputs),
+            nn.ReLU(inplace=True),
         )
-        self.conv2 = nn.Sequential(_factored(outputs, second, outputs, 1), nn.BatchNorm3d(outputs))
+        self.conv2 = nn.Sequential(Factored(outputs, second, outputs), nn.BatchNorm3d(outputs))
         self.downsample = (
             nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm3d(outputs))
             if stride > 1 or inputs != outputs
@@ -67,8 +104,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.conv2(self.conv1(x)).add_(shortcut).relu_()
+        shortcut = x if self.downsample is None else normed(self.downsample[0], self.downsample[1], x)
+        first, second = cast(Factored, self.conv1[0]), cast(Factored, self.conv2[0])
+        x = first.normed(self.conv1[1], x).relu_()
+        return second.normed(self.conv2[1], x).add_(shortcut).relu_()
 
 
 class R2Plus1D(nn.Module):
@@ -84,17 +123,8 @@ class R2Plus1D(nn.Module):
             raise ValueError(
                 f"R(2+1)D has four stages: layers={list(layers)} and planes={list(planes)} need four numbers"
             )
-        wide = planes[0]
-        middle = 45 * wide // 64  # 45 in the original, whatever the formula says
-        self.stem = nn.Sequential(
-            FlatConv(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
-            nn.BatchNorm3d(middle),
-            nn.ReLU(inplace=True),
-            FlatConv(middle, wide, (3, 1, 1), padding=(1, 0, 0), bias=False),
-            nn.BatchNorm3d(wide),
-            nn.ReLU(inplace=True),
-        )
-        for s, (depth, inputs, outputs) in enumerate(zip(layers, (wide, *planes), planes, strict=False)):
+        self.stem = Stem(planes[0])
+        for s, (depth, inputs, outputs) in enumerate(zip(layers, (planes[0], *planes), planes, strict=False)):
             blocks = [Block(inputs, outputs, 1 if s == 0 else 2, variant)]
             blocks += [Block(outputs, outputs, 1, variant) for _ in range(depth - 1)]
             setattr(self, f"layer{s + 1}", nn.Sequential(*blocks))
