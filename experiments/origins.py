@@ -1,17 +1,17 @@
 """Where `experiments.prepare` takes a set from: its ground truth, and its features, video files or neither."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from etad.data.annotations import Annotations, DataError, read_annotations
-from etad.data.features import FeatureSource
+from etad.data.features import FeatureSource, name_below
 from etad.data.folders import find_layout, find_pattern
 from etad.data.packed import Contents
 from etad.data.packing import Make, Planned
 from etad.data.sources import plan_rows, window_rule
-from etad.data.tabular import layout, read_table
+from etad.data.tabular import TableVideo, layout, read_table
 from etad.data.video import inspect
 from etad.data.windows import RowMaker
 from etad.record import write_json
@@ -43,25 +43,29 @@ def read_truth(args: argparse.Namespace) -> tuple[Path, Annotations]:
     if args.annotations.suffix.lower() != ".csv":
         return args.annotations, read_annotations(args.annotations)
     table = read_table(args.annotations)
-    unknown = [id for id, video in table.items() if video.duration_s is None]
-    tree = layout(table, _durations(args, unknown, [*table]), train=args.subsets[0], test=args.subsets[-1])
+    tree = layout(table, _durations(args, table), train=args.subsets[0], test=args.subsets[-1])
     path: Path = args.out / "annotations.json"
     write_json(path, tree)
     return path, read_annotations(path)
 
 
-def _durations(args: argparse.Namespace, ids: Sequence[str], every: Sequence[str]) -> dict[str, float]:
+def _durations(args: argparse.Namespace, table: Mapping[str, TableVideo]) -> dict[str, float]:
     """Durations in seconds that a table lacks, from the features' columns or the video files; some may stay unknown."""
-    if ids and args.videos:
-        pattern = video_pattern(args, every)
-        paths = {id: args.videos / pattern.replace("{id}", id) for id in ids}
-        found = {id: inspect(path, 0.0) for id, path in paths.items() if path.is_file()}
-        return {id: video.last_s + 1 / video.frame_rate for id, video in found.items()}
-    if ids and args.features and args.column_s:
-        source = feature_source(args, every)
-        missing = set(source.missing(ids))
-        return {id: source.shape(id)[0] * args.column_s for id in ids if id not in missing}
-    return {}
+    unknown = [id for id, video in table.items() if video.duration_s is None]
+    if unknown and args.videos:
+        pattern = video_pattern(args, [*table])
+        paths = {id: args.videos / name_below(args.videos, pattern, id) for id in unknown}
+        shown = {id: inspect(path, 0.0) for id, path in paths.items() if path.is_file()}
+        found = {id: video.last_s + 1 / video.frame_rate for id, video in shown.items()}
+    elif unknown and args.features and args.column_s:
+        source = feature_source(args, [*table])
+        missing = set(source.missing(unknown))
+        found = {id: source.shape(id)[0] * args.column_s for id in unknown if id not in missing}
+    else:
+        return {}
+    if args.missing == "skip":  # a video without its file is left out later, whatever it would last
+        found |= {id: max([1.0, *(end for _, end, _ in table[id].instances)]) for id in unknown if id not in found}
+    return found
 
 
 def plan_raw(

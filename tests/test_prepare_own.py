@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import noise, write_clip
 
+from etad import build
 from etad.data.packed import open_packed
 from etad.spec import read_spec
 from experiments import prepare
@@ -137,3 +139,39 @@ def test_a_table_needs_durations(own: Path, capsys: pytest.CaptureFixture[str]) 
     short = [word for word in PREPARE if word not in ("--column-s", "0.5")]
     assert prepare.run(short) == 1
     assert "--column-s" in capsys.readouterr().err
+
+
+def test_videos_give_durations_and_a_spec_with_an_encoder(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("clips").mkdir()
+    for n in range(6):
+        write_clip(Path(f"clips/clip {n}.mkv"), noise(15 + n, 64, 80, seed=n))  # 10 frames a second
+    Path("truth.csv").write_text(table(*(f"clip {n},0.2,{0.8 + n / 10},jump" for n in range(6))))
+    given = ["--annotations", "truth.csv", "--videos", "clips", "--out", "own", "--json"]
+    assert prepare.run(given) == 0
+    result = json.loads(capsys.readouterr().out)
+    truth = json.loads(Path("own/annotations.json").read_text())["database"]
+    assert [video["duration"] for video in truth.values()] == pytest.approx([1.5 + n / 10 for n in range(6)])
+    assert result["videos"] == {"training": 4, "validation": 2}
+    spec = read_spec(result["spec"])
+    assert spec.data.source.args["pattern"] == "{id}.mkv"
+    assert spec.encoder is not None
+    assert spec.encoder.network.name == "r2plus1d-small"
+    assert spec.model.class_head is None  # one class needs no head
+    corpus = build.build_corpus(spec)
+    assert corpus.subsets["training"].frames is not None
+    assert corpus.subsets["training"].frames[0].shape == (32, 3, 8, 56, 56)
+    assert sum(p.numel() for p in build.build_encoder(spec).parameters()) > 1000
+    Path("weights.pth").touch()
+    assert prepare.run([*given, "--encoder", "weights.pth"]) == 0
+    spec = read_spec(json.loads(capsys.readouterr().out)["spec"])
+    assert spec.encoder is not None
+    assert (spec.encoder.checkpoint, spec.data.channels) == (str(own / "weights.pth"), 512)
+    Path("clips/clip 3.mkv").write_bytes(b"")
+    assert prepare.run(given) == 1
+    assert "clip 3.mkv" in capsys.readouterr().err
+    Path("clips/clip 3.mkv").unlink()
+    assert prepare.run(given) == 1
+    assert "1 videos have no duration (clip 3)" in capsys.readouterr().err
+    assert prepare.run([*given, "--missing", "skip"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (sum(result["videos"].values()), result["missing"]) == (5, 1)
