@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reports.load import Published, PublishedFile, Run
-from reports.run_tables import MEMORY, bounded, cell, tested, thresholds
+from reports.run_tables import MEMORY, bounded, cell, counted, tested, thresholds
 from reports.table import Cell, Column, Table, words
 
 
@@ -81,7 +81,7 @@ def comparison(runs: Sequence[Run], published: PublishedFile) -> Table:
         f"Accuracy on {mark}, beside published figures",
         _method_columns(tious),
         own + tuple(_published_row(row, tious) for row in rows),
-        notes=_notes(rows) + _unavailable(published),
+        notes=counted(runs) + _notes(rows) + _unavailable(published),
         strong=tuple(range(len(own))),
     )
 

@@ -112,6 +112,22 @@ def all_figures(run: Run, shown: bool = True) -> Table:
     )
 
 
+def counted(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Notes: the version of a test set that the runs were judged on; that they were judged on different ground truth."""
+    judged: dict[str, list[str]] = {}
+    for run in runs:
+        protocol = run.record.protocol if run.record else {}
+        if protocol:
+            plain = f"{protocol.get('ground_truths')} instances in {protocol.get('videos')} videos"
+            truth = protocol.get("version") or f"{plain} of annotations {str(protocol.get('annotations_sha256'))[:8]}"
+            judged.setdefault(truth, []).append(run.name)
+    if len(judged) > 1:
+        each = "; ".join(f"{', '.join(names)}: {truth}" for truth, names in judged.items())
+        return (f"Not judged on the same ground truth, and not to be compared: {each}.",)
+    versions = {run.record.protocol["version"] for run in runs if run.record and "version" in run.record.protocol}
+    return tuple(f"Judged on {version}." for version in versions)
+
+
 def overview(runs: Sequence[Run], links: Sequence[str]) -> Table:
     """One row a run, for runs on the same data; `links` lead to their pages."""
     bounds = any(bounded(run) for run in runs)
@@ -132,6 +148,7 @@ def overview(runs: Sequence[Run], links: Sequence[str]) -> Table:
             )
             for r, link in zip(runs, links, strict=True)
         ),
+        notes=counted(runs),
     )
 
 

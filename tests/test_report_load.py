@@ -1,12 +1,14 @@
 """Reading run folders, whole and broken, and the published figures."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from etad.spec import SpecError
-from reports.load import load_run, read_published
+from reports.load import Run, load_run, read_published
+from reports.run_tables import counted, overview
 
 RECORDS = Path(__file__).parent / "fixtures" / "records"
 
@@ -122,3 +124,22 @@ def test_a_published_file_of_another_layout_is_refused(text: str, tmp_path: Path
     (tmp_path / "published.yaml").write_text(text)
     with pytest.raises(SpecError, match=r"published\.yaml"):
         read_published(tmp_path / "published.yaml")
+
+
+def test_runs_judged_on_other_ground_truth_are_not_compared_silently() -> None:
+    """One note where a protocol names the version of the test set, another where two differ."""
+    run = load_run(RECORDS / "finished")
+    assert run.record is not None
+
+    def judged(name: str, **changed: object) -> Run:
+        protocol = {**run.record.protocol, **changed}
+        return replace(run, record=run.record.model_copy(update={"name": name, "protocol": protocol}))
+
+    assert counted([run, judged("again")]) == ()
+    known = "thumos14 test, 3,358 instances in 213 videos: all as annotated"
+    assert counted([judged("one", version=known)]) == (f"Judged on {known}.",)
+    (note,) = counted([judged("one", version=known), judged("two", ground_truths=3332)])
+    assert note.startswith("Not judged on the same ground truth")
+    assert f"one: {known}" in note
+    assert "two: 3332 instances" in note
+    assert overview([judged("one"), judged("two", ground_truths=1)], ["", ""]).notes
