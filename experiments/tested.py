@@ -31,8 +31,9 @@ def tested(
     spec: Spec, corpus: Corpus, folder: Path, detector: Detector, encoder: SnippetEncoder | None, device: torch.device
 ) -> dict[str, Any]:
     """Detects and evaluates; writes detections, matches and examples into the folder. The fields of a record."""
-    labelled = corpus.classifier is not None or spec.model.class_head is not None
-    annotations = corpus.annotations if labelled else class_agnostic(corpus.annotations)
+    head, outside = spec.model.class_head is not None, corpus.classifier is not None
+    labels = "class head" if head else "video-level classifier" if outside else "none: one class"
+    annotations = corpus.annotations if head or outside else class_agnostic(corpus.annotations)
     began = time.perf_counter()
     detections, examples = detect(spec, corpus, annotations, detector, encoder, device)
     seconds, where = time.perf_counter() - began, measure.device_name(device)
@@ -46,7 +47,7 @@ def tested(
     return {
         "data": summary(spec, corpus),
         "figures": figures,
-        "protocol": judged.protocol,
+        "protocol": {**judged.protocol, "labels": labels},
         "details": {"ap": {c: ap.round(5).tolist() for c, ap in zip(judged.classes, judged.ap, strict=True)}},
         "anchors": tested_count(len(build.build_test_anchors(spec)), spec.inference.boundary_share),
     }

@@ -92,6 +92,7 @@ def test_a_run_with_a_class_head_evaluates_classes_without_a_classifier(run: Pat
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     assert sorted(record["details"]["ap"]) == ["a", "b", ONLY]  # unseen in training, it counts all the same
     assert record["protocol"]["classes"] == 3
+    assert record["protocol"]["labels"] == "class head"
     assert record["data"]["flaws"]["classes_unseen_in_training"] == 1
     assert record["data"]["flaws"]["without_segments"] == 1
     found = json.loads((run / "detections.json").read_text(encoding="utf-8"))["results"]
