@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from conftest import ROOT
 from etad.data.annotations import read_annotations
 from etad.data.windows import row_spans, segments_in_window
 from etad.record import Figure, read_record
-from experiments import reproduce
+from experiments import prepare, reproduce
 
 COMMAND = [sys.executable, "-m", "experiments.reproduce", "--preset", "smoke", "--set", "training.epochs=30"]
 
@@ -227,3 +228,35 @@ def test_the_rows_of_thumos_full_schedule(shared: Path) -> None:
             inside, _ = segments_in_window(video.segments_s, span, spec.windows.min_inside)
             count += bool(len(inside)) and bool((inside[:, 1] - inside[:, 0]).max() >= spec.min_length)
     assert count == reproduce.BENCHMARKS["thumos"].rows
+
+
+def test_thumos_from_packed_features_and_untrimmednets_scores(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the README has it, in small: windows whose stride fits each video, the version counted in the protocol."""
+    rng = np.random.default_rng(0)
+    (own / "i3d").mkdir()
+    table = resources.files("etad.data") / "tables" / "untrimmednet_thumos14.json"
+    database, labels = {}, [*json.loads(table.read_text())["columns"]]
+    for n in range(10):
+        id = f"video_{'test' if n > 5 else 'validation'}_{n:07d}"
+        t, column_s = 70 + n, (0.53333, 0.6)[n % 2]  # two frame rates
+        np.save(own / "i3d" / f"{id}.npy", rng.normal(size=(t, 32)).astype(np.float32))
+        segments = [[5 * k + 2.0, 5 * k + 4.5] for k in range(6)]
+        annotations = [{"segment": s, "label": labels[2 * n + k % 2]} for k, s in enumerate(segments)]
+        database[id] = {"duration": t * column_s, "subset": id.split("_")[1], "annotations": annotations}
+    (own / "thumos.json").write_text(json.dumps({"database": database}))
+    np.save(own / "uNet_test.npy", rng.random((12, 101), np.float32))
+    given = ["--annotations", "thumos.json", "--features"]
+    pack = ["i3d", "--subsets", "validation", "test", "--windows-stride-s", "0.53333", "--fitted", "--tscale", "32"]
+    assert prepare.run([*given, *pack, "--out", "pack", "--workers", "0"]) == 0
+    capsys.readouterr()
+    more = ["pack", "--classifier", "uNet_test.npy", "--json"]
+    assert reproduce.run(["--benchmark", "thumos", "--preset", "smoke", *given, *more]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"]["mark"] == "thumos"
+    assert result["protocol"]["version"].startswith(
+        "thumos14 test, 24 instances in 4 videos: none of the known versions"
+    )
+    found = json.loads((own / result["folder"] / "detections.json").read_text())["results"]
+    for id, rows in found.items():
+        assert len({row["label"] for row in rows}) == 2  # the two best of 20 classes
+        assert max(row["segment"][1] for row in rows) <= database[id]["duration"]
