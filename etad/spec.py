@@ -305,6 +305,8 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise SpecError(f"{where}: not a plain YAML file: {error}") from None
+    except RecursionError as error:
+        raise SpecError(f"{where}: {error}") from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -392,13 +394,13 @@ def _refuse_unknown(model: type[Frozen], tree: Mapping[str, Any], where: str, pa
 def parse_spec(tree: Mapping[str, Any], where: str = "spec") -> Spec:
     """A tree of plain values, differences from the defaults only, as a Spec; strict types. Raises SpecError."""
     _refuse_unknown(Spec, tree, where)
-    tree = merge(Spec().model_dump(mode="json"), tree)
     try:
+        tree = merge(Spec().model_dump(mode="json"), tree)
         return Spec.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r:.80})" for e in error.errors()]
         raise SpecError(f"{where}: " + "; ".join(lines)) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SpecError(f"{where}: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -58,9 +59,13 @@ def main(
     except (ValueError, OSError, Failure) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISUSED if getattr(error, "misused", False) else FAILED
-    if args.json:
-        json.dump(result, sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
-    else:
-        show(result)
+    try:
+        if args.json:
+            json.dump(result, sys.stdout, allow_nan=False)
+            sys.stdout.write("\n")
+        else:
+            show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # head, or a pager that was left, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return DONE

@@ -44,6 +44,20 @@ def test_an_unknown_knob_is_one_line_with_the_nearest_name(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m experiments.specs schema | head -n 1",
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

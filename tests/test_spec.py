@@ -223,6 +223,12 @@ def test_a_payload_is_refused_and_not_run(tmp_path: Path, payload: str) -> None:
     assert not marker.exists()
 
 
+def test_endless_nesting_is_one_error(tmp_path: Path) -> None:
+    for open_, close in ("[]", "{}"):
+        with pytest.raises(SpecError, match=r"a\.yaml.*recursion"):
+            read_spec(write(tmp_path, a=f"data: {{source: {{args: {{x: {open_ * 10_000}{close * 10_000}}}}}}}"))
+
+
 def test_control_the_payload_would_run_in_an_unsafe_loader(tmp_path: Path) -> None:
     import yaml
 
