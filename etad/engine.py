@@ -23,10 +23,10 @@ from etad.data.batches import LOSSES, PROPOSALS, EpochBatches, TrainingRows
 from etad.losses import Criterion
 from etad.proposals import Draw, ProposalMap
 from etad.randomness import uniform
+from etad.record import CHECKPOINT
 from etad.targets import boundary_targets, match
 from etad.weights import read_tensors
 
-CHECKPOINT = "latest.pth"
 START_OVER = "delete it to train from the start"
 Progress = Callable[[int, int, dict[str, float]], None]  # step, of how many, its losses
 

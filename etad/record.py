@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 1
 TRAINED_FILE = "trained.json"
+CHECKPOINT = "latest.pth"
 Evidence = Literal["measured", "traced", "projected", "published"]
 
 

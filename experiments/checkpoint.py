@@ -15,10 +15,11 @@ from etad.data.annotations import read_annotations
 from etad.record import replacing
 from etad.spec import Spec, differences, parse_spec, read_spec, spec_text
 from experiments.command import Misuse, main, parser
+from experiments.keys import checkpoint_of
 from experiments.progress import say
 
 EXAMPLE = (
-    "python -m experiments.checkpoint info runs/laptop-KEY/latest.pth\n"
+    "python -m experiments.checkpoint info runs/laptop-KEY\n"
     "  python -m experiments.checkpoint export latest.pth --to authors etad.pth\n"
     "  python -m experiments.checkpoint import etad.pth --spec experiments/specs/paper.yaml latest.pth"
 )
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    args.file = checkpoint_of(args.file)
     say(f"reading {args.file}")
     return {"info": info, "export": export, "import": take}[args.verb](args)
 

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from etad.record import replacing, write_json
 from experiments.command import Misuse, main, parser
+from experiments.keys import checkpoint_of
 from experiments.progress import bar, say
 
 EXAMPLE = (
-    "python -m experiments.detect v_abc.npy --checkpoint runs/laptop-KEY/latest.pth --duration 93.5 \\\n"
+    "python -m experiments.detect v_abc.npy --checkpoint runs/laptop-KEY --duration 93.5 \\\n"
     "    --min-score 0.1 --out v_abc.json --timeline v_abc.png"
 )
 SHOWN = 20  # rows of the table and bars of the timeline unless --top says otherwise
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="VIDEO_OR_FEATURES",
         help="a .npy file of features, or a video where it was trained on",
     )
-    made.add_argument("--checkpoint", type=Path, required=True, help="latest.pth of a run")
+    made.add_argument("--checkpoint", type=Path, required=True, help="of a run: its folder, or latest.pth")
     made.add_argument(
         "--layout", choices=("TC", "CT"), default="TC", help="TC: [snippets, channels]; CT: turned (default: TC)"
     )
@@ -59,10 +60,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise Misuse(f"--timeline {args.timeline}: name a .png file")
     if args.top is not None and args.top < 1:
         raise Misuse(f"--top {args.top}: give 1 or more")
-    say(f"loading {args.checkpoint}")
+    checkpoint = checkpoint_of(args.checkpoint)
+    say(f"loading {checkpoint}")
     from etad.detecting import load  # torch takes seconds to import
 
-    trained = load(args.checkpoint, args.device, own_code=args.own_code)
+    trained = load(checkpoint, args.device, own_code=args.own_code)
     sequence = trained.read(args.source, layout=args.layout, duration_s=args.duration, stride_s=args.stride_s)
     with bar("detecting") as advance:
         found = trained.find(sequence, lambda done, total: advance(done, total, ""))

@@ -22,13 +22,14 @@ from etad.data.sources import window_rule
 from etad.record import replacing, write_json
 from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Failure, Misuse, main, parser
+from experiments.keys import checkpoint_of
 from experiments.progress import bar
 from experiments.written_spec import write_spec
 
 if TYPE_CHECKING:
     from etad.gradients import SnippetEncoder
 
-EXAMPLE = "python -m experiments.extract --checkpoint runs/NAME/latest.pth --out prepared/features"
+EXAMPLE = "python -m experiments.extract --checkpoint runs/NAME --out prepared/features"
 Make = Callable[[str], NDArray[np.float16]]
 
 
@@ -48,6 +49,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def chosen_spec(args: argparse.Namespace) -> Spec:
     """The spec of videos and encoder, its checkpoint the given one. Raises Misuse, SpecError, ValueError."""
+    if args.checkpoint:
+        args.checkpoint = checkpoint_of(args.checkpoint)
     if args.spec:
         tree = read_tree(args.spec)
     elif args.checkpoint:

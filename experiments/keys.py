@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import etad
+from etad.record import CHECKPOINT, read_record
 from etad.spec import TESTED, TRAINED, Spec
 
 SAMPLED = 256 * 2**20  # bytes; larger files are known by size and time, as hashing them would take seconds
@@ -47,6 +48,13 @@ def run_folder(spec: Spec, root: Path) -> Path:
 def trained_folder(spec: Spec, root: Path) -> Path:
     """Where all runs in `root` that train the same find it."""
     return root / "trained" / trained_key(spec)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """A checkpoint's file, or that of a run's folder, which may share its training. Raises RecordError without a record."""
+    if not path.is_dir() or (path / CHECKPOINT).exists():
+        return path / CHECKPOINT if path.is_dir() else path
+    return path.parent / "trained" / read_record(path).keys["trained"] / CHECKPOINT
 
 
 def _hash(tree: dict[str, Any], left_out: set[str]) -> str:

@@ -11,7 +11,7 @@ from etad.data.samples import Corpus
 from etad.end_to_end import EndToEndModel
 from etad.gradients import SnippetEncoder
 from etad.model.detector import Detector
-from etad.record import TRAINED_FILE, Figure, Trained, now, read_trained, write_json
+from etad.record import CHECKPOINT, TRAINED_FILE, Figure, Trained, now, read_trained, write_json
 from etad.spec import Spec, spec_text
 from experiments.progress import bar, log, say
 from experiments.trace_memory import steps
@@ -29,7 +29,7 @@ def trained(
     held = read_trained(folder, key)
     if held is not None:
         say(f"trained already: {folder}")
-        detector, encoder = load(spec, folder / engine.CHECKPOINT)
+        detector, encoder = load(spec, folder / CHECKPOINT)
     else:
         with measure.peak_memory(device) as peak:
             model, videos = train(spec, corpus, folder, device)
@@ -115,8 +115,8 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
     model = build.build_training(spec, build.build_detector(spec), rows.ids).to(device)
     optimizer = build.build_optimizer(spec, model)
     training, runtime = spec.training, spec.runtime
-    if (folder / engine.CHECKPOINT).exists():
-        say(f"going on from {folder / engine.CHECKPOINT}")
+    if (folder / CHECKPOINT).exists():
+        say(f"going on from {folder / CHECKPOINT}")
     with bar("training") as advance:
 
         def progress(step: int, steps: int, losses: dict[str, float]) -> None:

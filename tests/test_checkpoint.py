@@ -13,8 +13,10 @@ from test_engine import Payload
 from test_model import released_state
 
 from etad.detecting import load
+from etad.record import Record, RecordError, write_record
 from etad.spec import Spec, spec_text
 from experiments import checkpoint as command
+from experiments.keys import checkpoint_of
 
 HEAD = "model.class_head={classes: 3}"
 
@@ -106,6 +108,19 @@ def test_what_does_not_fit_is_one_clear_error_and_nothing_is_written(
     torch.save({"state_dict": {}, "meta": {}}, path)
     refused("says nothing of its spec", "info", path)
     refused("nowhere.pth", "info", tmp_path / "nowhere.pth")
+
+
+def test_a_runs_folder_names_its_checkpoint_wherever_it_lies(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own", tmp_path / "run-5e"
+    own.mkdir()
+    checkpoint(own / "latest.pth")
+    assert checkpoint_of(own) == checkpoint_of(own / "latest.pth") == own / "latest.pth"
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:00:00+00:00"}
+    record = Record(name="run", status="done", command="c", keys={"trained": "77", "tested": "5e"}, **times)
+    write_record(shared, record)
+    assert checkpoint_of(shared) == tmp_path / "trained" / "77" / "latest.pth"
+    with pytest.raises(RecordError, match="missing"):
+        checkpoint_of(tmp_path)
 
 
 @pytest.mark.parametrize("args", [[], ["explode", "c.pth"], ["export", "c.pth", "out.pth"], ["info"]])
