@@ -12,7 +12,7 @@ from conftest import ROOT
 from etad import build
 from etad.data.packed import open_packed
 from etad.registry import ENCODERS
-from etad.spec import Spec, parse_spec, read_spec, spec_text
+from etad.spec import Spec, merge, parse_spec, read_spec, read_tree, spec_text
 from experiments import extract
 from experiments.run import run_spec
 
@@ -50,10 +50,10 @@ def spec(folder: Path) -> Spec:
     return parse_spec(tree)
 
 
-def by_hand(folder: Path, seed: int = 3) -> dict[str, np.ndarray]:
+def by_hand(folder: Path, encoder: torch.nn.Module) -> dict[str, np.ndarray]:
     """Each video's features [T, C]: one snippet after the other through the bare network."""
     mean, std = (110.2008, 100.63983, 95.99475), (58.14765, 56.46975, 55.332195)
-    made, encoder = {}, network(seed)
+    made = {}
     for samples in build.build_corpus(spec(folder)).subsets.values():
         assert samples.frames is not None
         for row, id in enumerate(samples.ids):
@@ -81,7 +81,7 @@ def extracted(npy: bool) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("npy", [False, True], ids=["pack", "npy"])
 def test_features_are_the_encoders_and_a_detector_trains_on_them(npy: bool, folder: Path) -> None:
     assert command("--spec", "spec.yaml", "--checkpoint", "weights.pth", npy=npy) == 0
-    expected, found = by_hand(folder), extracted(npy)
+    expected, found = by_hand(folder, network()), extracted(npy)
     assert found.keys() == expected.keys()
     for id, features in found.items():
         assert features.dtype == np.float16
@@ -97,11 +97,20 @@ def test_features_are_the_encoders_and_a_detector_trains_on_them(npy: bool, fold
 
 
 def test_a_runs_checkpoint_brings_its_own_spec(folder: Path) -> None:
-    state = {f"encoder.network.{name}": value for name, value in network(5).state_dict().items()}
-    state["detector.weight"] = torch.zeros(3)
-    torch.save({"state_dict": state, "meta": {"spec": spec_text(spec(folder))}}, "latest.pth")
-    assert command("--checkpoint", "latest.pth") == 0
-    expected = by_hand(folder, seed=5)
+    """An end-to-end run, then features by the encoder that it trained."""
+    tree = spec(folder).model_dump(mode="json", include={"data", "encoder"})
+    trained = parse_spec(
+        merge(read_tree(SMOKE), merge(tree, {"training": {"batch": 2, "epochs": 1, "decay_epochs": [1]}}))
+    )
+    trained = trained.model_copy(update={"encoder": trained.encoder.model_copy(update={"lr": 0.01})})  # type: ignore[union-attr]
+    assert run_spec(trained, folder / "run").status == "done"
+    assert command("--checkpoint", "run/latest.pth") == 0
+    held = torch.load("run/latest.pth", weights_only=True)["state_dict"]
+    after = network()
+    after.load_state_dict({name: held[f"encoder.network.{name}"] for name in after.state_dict()})
+    before = dict(build.build_encoder(trained).network.named_parameters())
+    assert any(not torch.equal(before[name], value) for name, value in after.named_parameters())
+    expected = by_hand(folder, after)
     for id, features in extracted(False).items():
         np.testing.assert_allclose(features, expected[id], rtol=2e-3, atol=2e-3)
 
