@@ -173,7 +173,8 @@ def from_videos(args: argparse.Namespace, data: DataSpec, truth: Annotations) ->
     if broken:
         raise DataError(f"{len(broken)} videos cannot be used: {'; '.join([*broken.values()][:5])}")
     videos = videos_of(truth, args.subsets)
-    layout = lay_out(videos, None, train_subset=data.train_subset, tscale=args.tscale)
+    settled: dict[str, Any] = {"tscale": args.tscale, "whole": args.whole, "windows": data.windows}
+    layout = lay_out(videos, None, train_subset=data.train_subset, **settled)
     data_of, section, why = encoder(args.encoder)
     return Made(truth, data_of, layout, None, {"rows": len(videos), "missing": len(missing)}, (section, why))
 
@@ -190,10 +191,10 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     data = asked(args)
     annotations, truth = read_truth(args)
     truth = with_features(truth, args.subsets, (), "error")  # each subset has videos
-    made = (from_features if args.features else from_videos if args.videos else from_nothing)(args, data, truth)
-    truth, videos = made.truth, videos_of(made.truth, args.subsets)
     if args.classifier:
         check_labels(read_classifier(args.classifier, truth.videos), truth.classes)
+    made = (from_features if args.features else from_videos if args.videos else from_nothing)(args, data, truth)
+    truth, videos = made.truth, videos_of(made.truth, args.subsets)
     found, layout = survey(truth, args.subsets, made.columns), made.layout
     if layout is not None:
         data = data.model_copy(update={"tscale": layout.tscale, "windows": layout.windows})

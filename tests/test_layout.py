@@ -127,3 +127,11 @@ def test_a_few_rows_still_fill_batches() -> None:
         assert 1 <= found.decay_epoch < found.epochs <= 60
     with pytest.raises(ValueError, match="no instance of the subset 'training'"):
         lay_out([video(0, 10.0, (1, 4), subset="validation")], None, train_subset="training")
+
+
+def test_long_videos_are_shown_in_windows_of_snippets() -> None:
+    streams = [video(n, 600.0, *((30.0 * k, 30.0 * k + 4) for k in range(1, 15))) for n in range(6)]
+    found = lay_out(streams, None, train_subset="training")
+    assert found.windows == WindowSpec(stride_s=2.0)  # an instance takes two snippets
+    clips = [video(n, 20.0, (3, 9)) for n in range(6)]
+    assert lay_out(clips, None, train_subset="training").windows is None

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etad.data.annotations import Video
 from etad.data.survey import LEAST_COLUMNS, instances
@@ -68,17 +67,22 @@ def lay_out(
     whole: bool = False,
     windows: WindowSpec | None = None,
 ) -> Layout:
-    """The layout of these videos. `columns` is how many feature columns each has; None: frames, T snippets whatever T is.
+    """The layout of these videos. `columns` is how many feature columns each has; None: frames, at any stride.
 
     `tscale`, `whole` and `windows` are what a user has settled already. Raises ValueError where no instance is trained on.
     """
-    stride = _stride(videos, columns)
+    fewest = 0
+    if columns is None:
+        stride = windows or _snippets(videos)
+        columns = {video.id: max(1, round(video.duration_s / stride.stride_s)) for video in videos}
+    else:
+        stride = _stride(videos, columns)
+        fewest = int(np.quantile([columns[v.id] for v in videos], 0.9))
     candidates = []
     if windows is None:
-        fewest = max(LEAST_COLUMNS, int(np.quantile([columns[v.id] for v in videos], 0.9))) if columns else 0
         sizes: Sequence[int] = [tscale] if tscale else [t for t in WHOLE if t >= fewest or t == WHOLE[-1]]
         candidates += [_candidate(videos, columns, t, None, train_subset) for t in sizes]
-    if columns is not None and not whole and (windows or stride):
+    if not whole:
         sizes = [tscale] if tscale else WINDOWS
         candidates += [_candidate(videos, columns, t, windows or stride, train_subset) for t in sizes]
     best = max(candidate.reach for candidate in candidates)
@@ -90,10 +94,14 @@ def lay_out(
     return _complete(videos, columns, chosen, where + (f" (tried: {others})" if others else ""))
 
 
-def _stride(videos: Sequence[Video], columns: Mapping[str, int] | None) -> WindowSpec | None:
+def _snippets(videos: Sequence[Video]) -> WindowSpec:
+    """A stride by which 19 of 20 instances take LEAST_COLUMNS snippets."""
+    lengths = instances(videos, None).length_s
+    return WindowSpec(stride_s=float(f"{np.quantile(lengths, 0.05) / LEAST_COLUMNS:.3g}") if len(lengths) else 1.0)
+
+
+def _stride(videos: Sequence[Video], columns: Mapping[str, int]) -> WindowSpec:
     """Seconds a feature column, the median over the videos; fitted to each video where they differ."""
-    if columns is None:
-        return None
     strides = np.array([video.duration_s / columns[video.id] for video in videos])
     middle = float(f"{np.median(strides):.6g}")
     low, high = np.quantile(strides, (0.05, 0.95)) / middle
@@ -102,7 +110,7 @@ def _stride(videos: Sequence[Video], columns: Mapping[str, int] | None) -> Windo
 
 def _candidate(
     videos: Sequence[Video],
-    columns: Mapping[str, int] | None,
+    columns: Mapping[str, int],
     tscale: int,
     windows: WindowSpec | None,
     train_subset: str,
@@ -110,7 +118,7 @@ def _candidate(
     reached = count = rows = 0
     for video in videos:
         lengths = video.segments_s[:, 1] - video.segments_s[:, 0]
-        t = tscale if columns is None else columns[video.id]
+        t = columns[video.id]
         count += len(lengths)
         if windows is None:
             reached += int((lengths * tscale >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
@@ -124,14 +132,9 @@ def _candidate(
     return _Candidate(tscale, windows, reached / max(count, 1), rows)
 
 
-def _covered(videos: Sequence[Video], columns: Mapping[str, int] | None, chosen: _Candidate) -> NDArray[np.float64]:
-    """Columns of its row that each instance takes [n]."""
+def _complete(videos: Sequence[Video], columns: Mapping[str, int], chosen: _Candidate, where: str) -> Layout:
     of = instances(videos, columns)
-    return of.share * chosen.tscale if chosen.windows is None or of.columns is None else of.columns
-
-
-def _complete(videos: Sequence[Video], columns: Mapping[str, int] | None, chosen: _Candidate, where: str) -> Layout:
-    covered = _covered(videos, columns, chosen)
+    covered = of.share * chosen.tscale if chosen.windows is None or of.columns is None else of.columns
     longest, median = float(np.quantile(covered, 0.99)), float(np.median(covered))
     max_duration = min(1.0, max(1, math.ceil(8 * longest / chosen.tscale - 1e-9)) / 8)
     bins = min(BINS, key=lambda r: abs(r - BINS_A_COLUMN * median))
