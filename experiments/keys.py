@@ -18,7 +18,16 @@ from etad.spec import TESTED, TRAINED, Spec
 
 SAMPLED = 256 * 2**20  # bytes; larger files are known by size and time, as hashing them would take seconds
 # Modules that decide no result. A new module counts until it is named here.
-APART = {"measure.py", "footprint.py", "diagnose.py", "detecting.py", "record.py", "registry.py", "spec.py"}
+APART = {
+    "measure.py",
+    "footprint.py",
+    "pretraining.py",
+    "diagnose.py",
+    "detecting.py",
+    "record.py",
+    "registry.py",
+    "spec.py",
+}
 APART |= {"model/released.py", "data/packing.py"}
 AFTER = {"inference.py", "postprocess.py", "detections.py", "matches.py", "evaluate.py"}  # after training
 AFTER |= {"data/classifier.py", "data/synthetic_bounds.py"}
