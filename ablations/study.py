@@ -142,6 +142,7 @@ class Study(_Frozen):
     seeds: int = 3  # of a cell
     claim_seeds: int = 6  # of a cell that a claim compares
     notes: tuple[str, ...] = ()
+    presets: str = ""  # what the names of its presets begin with: end_to_end_ for those that train an encoder
 
     @model_validator(mode="after")
     def _claims_name_cells(self) -> "Study":

@@ -1,13 +1,16 @@
 """Memory of an end-to-end training step at the paper's size: traced on any machine, measured too where there is a GPU."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, read_tree
+from ablations.memory import encoder_memory
+from etad.record import now, write_json
+from etad.spec import Spec, SpecError, differences, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import main, parser
 from experiments.progress import bar
 
@@ -117,12 +120,30 @@ def table(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    spec = resolved(args.spec, args.set, "float32", 1)
+    spec, started = resolved(args.spec, args.set, "float32", 1), now()
     shown = spec.data.video
     assert shown is not None
     assert spec.encoder is not None
     size = f"{spec.data.tscale} x 3 x {shown.frames} x {shown.size} x {shown.size}"
-    return {"encoder": spec.encoder.network.name, "video": size, "evidence": "traced", "rows": table(args)}
+    rows = table(args)
+    made = {"encoder": spec.encoder.network.name, "video": size, "evidence": "traced", "rows": rows}
+    if args.study:
+        import torch
+
+        from etad.measure import environment
+
+        outcome = encoder_memory(
+            rows,
+            size=size,
+            base=differences(spec),
+            command=f"python -m experiments.trace_memory {shlex.join(args.typed)}",
+            started=started,
+            finished=now(),
+            environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        )
+        write_json(args.study / "study.json", outcome.model_dump(mode="json"))
+        made["study"] = str(args.study)
+    return made
 
 
 def show(result: dict[str, Any]) -> None:
@@ -162,6 +183,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--dtype", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     made.add_argument("--batch", type=int, nargs="+", default=BATCHES, help="videos a step")
     made.add_argument("--traced-only", action="store_true", help="do not measure, GPU or not")
+    made.add_argument(
+        "--study", type=Path, help="write the study encoder_memory into this folder, for experiments.report"
+    )
+    made.set_defaults(typed=list(sys.argv[1:] if argv is None else argv))
     return main(made, work, show, argv)
 
 
