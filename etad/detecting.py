@@ -141,7 +141,7 @@ class Trained:
                     f"{name}: {t} columns {fits_s:.3g} s apart, {self.path} takes one every {windows.stride_s:g} s; "
                     "extract them alike, or mend the duration or stride"
                 )
-            return duration_s or t * windows.stride_s
+            return duration_s or t * (stride_s if stride_s and windows.fitted else windows.stride_s)
         if (duration_s is None) == (stride_s is None):
             raise DataError(
                 f"{name}: say how long the video lasts, either duration_s (--duration) or stride_s (--stride-s), the "

@@ -29,7 +29,12 @@ APART = {
     "spec.py",
 }
 APART |= {"model/released.py", "data/packing.py"}
-APART |= {"data/folders.py", "data/layout.py", "data/survey.py", "data/tabular.py"}  # a set's preparation: its spec says all
+APART |= {
+    "data/folders.py",
+    "data/layout.py",
+    "data/survey.py",
+    "data/tabular.py",
+}  # a set's preparation: its spec says all
 AFTER = {"inference.py", "postprocess.py", "detections.py", "matches.py", "evaluate.py"}  # after training
 AFTER |= {"data/classifier.py", "data/synthetic_bounds.py", "data/versions.py"}
 # Arguments of the suite's own data sets that do not reach the training videos.

@@ -378,3 +378,11 @@ def test_exit_codes(args: list[str], code: int, says: str, tmp_path: Path, capsy
 def test_bars_of_one_lane_do_not_hide_each_other() -> None:
     rows = [(0.0, 5.0, "a", 0.9), (4.0, 8.0, "a", 0.8), (1.0, 2.0, "b", 0.7), (5.0, 6.0, "a", 0.6)]
     assert lanes(rows) == [("a", [[rows[0], rows[3]], [rows[1]]]), ("b", [[rows[2]]])]
+
+
+def test_windows_fitted_to_each_video_follow_its_own_stride(tmp_path: Path) -> None:
+    fixed = load(checkpoint(tmp_path / "fixed.pth", WINDOWS), "cpu")
+    fitted = load(checkpoint(tmp_path / "fitted.pth", "data.windows={stride_s: 0.5, fitted: true}"), "cpu")
+    x = features(20)
+    assert [one.read(x, stride_s=0.6).duration_s for one in (fixed, fitted)] == [10.0, 12.0]
+    assert fitted.read(x, duration_s=11.0).duration_s == 11.0
