@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,8 @@ def train(
 
     Raises TrainingError on a loss that is not finite.
     """
+    if missing := [name for name in loggers if find_spec(name) is None]:
+        raise ValueError(f"runtime.loggers: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
     rank, world = rank_and_world()
     backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
     batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)

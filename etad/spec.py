@@ -249,7 +249,7 @@ class RuntimeSpec(Frozen):
     )
     log_every: PositiveInt = Field(10, description="steps between logged losses")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="mmengine visualisation backends besides files"
+        (), description="mmengine visualisation backends besides files; each needs its package installed"
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,21 @@ def test_a_loss_that_is_not_finite_names_iteration_and_videos(
     flag.unlink()
     assert run_spec(spec, folder).status == "done"
     assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_a_logger_writes_its_file_or_says_what_to_install(
+    tmp_path: Path, logger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    spec = small("training.epochs=1", "training.decay_epochs=[]", f"runtime.loggers=[{logger}]")
+    if find_spec(logger) is None:
+        with pytest.raises(ValueError, match=f"runtime.loggers: {logger} not installed; pip install {logger}"):
+            run_spec(spec, tmp_path / "run")
+        return
+    run_spec(spec, tmp_path / "run")
+    pattern = {"tensorboard": "events.out.tfevents.*", "wandb": "*.wandb"}[logger]
+    assert len([*tmp_path.rglob(pattern)]) == 1
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values(whole: Path) -> None:
