@@ -153,12 +153,15 @@ class Study(_Frozen):
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """Axis -> its values in order."""
+        """Axis -> its values, numbers rising, others as they stand."""
         found: dict[str, dict[Any, None]] = {}
         for cell in self.cells:
             for name, value in cell.values.items():
                 found.setdefault(name, {})[value] = None
-        return {name: tuple(values) for name, values in found.items()}
+        return {
+            name: tuple(sorted(values) if all(isinstance(v, int | float) for v in values) else values)
+            for name, values in found.items()
+        }
 
     def find(self, values: Mapping[str, Any]) -> Cell:
         """The one cell with these values. Raises StudyError naming the nearest."""

@@ -31,8 +31,8 @@ def draws(videos: int, replicates: int = REPLICATES, seed: int = 0) -> Floats:
 
 
 def scores(matches: Matches, weights: Floats) -> Floats:
-    """Average mAP of a run in points under each row of weights [1 + R, V]."""
-    return np.array([100 * mean_average_precision(matches, row).mean() for row in weights])
+    """mAP of a run in points at each tIoU under each row of weights [1 + R, V]: [1 + R, t]."""
+    return np.array([100 * mean_average_precision(matches, row) for row in weights])
 
 
 @dataclass(frozen=True)

@@ -203,3 +203,11 @@ def build_optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad), "each in exactly one group"
     return OPTIMIZERS[training.optimizer](groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+
+
+def build_step(spec: Spec, device: torch.device | None = None) -> tuple[TrainingModel, torch.optim.Optimizer]:
+    """Something to take training steps with, of nothing trained; without a device it may stand on fake tensors."""
+    model = build_training(spec, build_detector(spec), ())
+    if device is not None:  # fake tensors, which memory is traced on, cannot be moved
+        model = model.to(device)
+    return model, build_optimizer(spec, model)

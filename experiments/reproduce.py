@@ -50,13 +50,6 @@ BENCHMARKS = {
 }
 
 
-def _make(spec: Spec, device: torch.device | None = None) -> measure.Made:
-    model = build.build_training(spec, build.build_detector(spec), ())
-    if device is not None:  # fake tensors, which memory is traced on, cannot be moved
-        model = model.to(device)
-    return model, build.build_optimizer(spec, model)
-
-
 def paper_figures(benchmark: Benchmark, device: torch.device, steps: int, timed: int) -> list[Figure]:
     """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` rows."""
     where, figures = measure.device_name(device), []
@@ -67,11 +60,11 @@ def paper_figures(benchmark: Benchmark, device: torch.device, steps: int, timed:
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
             traced_note = f"{size}; the LSTM kernels' own workspace apart"
             traced = measure.trace_step(
-                partial(_make, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
+                partial(build.build_step, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
             advance(2 * n + 1, 4, f"traced {precision}")
             batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
-            seconds = measure.step_seconds(_make(spec, device), batch, dtype, steps=steps)
+            seconds = measure.step_seconds(build.build_step(spec, device), batch, dtype, steps=steps)
             measured_size = f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}"
             epochs = spec.training.epochs
             schedule = seconds / timed * videos * (benchmark.rows // videos) * epochs

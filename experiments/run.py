@@ -42,8 +42,10 @@ def run_spec(spec: Spec, folder: Path, command: str = "", trained_in: Path | Non
     with held(folder, wait=world == 1) if rank == 0 else nullcontext():
         if done := finished(spec, folder):
             return done
-        with replacing(folder / "spec.yaml") as file:
-            file.write(spec_text(spec))
+        if rank == 0:
+            (folder / "record.json").unlink(missing_ok=True)  # of a failure, which is tried again
+            with replacing(folder / "spec.yaml") as file:
+                file.write(spec_text(spec))
         command = command or f"python -m experiments.run --spec {folder / 'spec.yaml'}"
         with logged(folder / "log.txt") if rank == 0 else nullcontext():
             return _recorded(spec, folder, trained_in or folder, command, rank=rank, world=world)

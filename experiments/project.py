@@ -1,0 +1,102 @@
+"""How many runs studies would take, and how long: from training steps and detections timed here."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etad import build
+from etad.spec import Spec, parse_spec
+from experiments.bench import VIDEOS, Timed, detection, training, what_matters
+from experiments.display import duration
+from experiments.plan import MADE_UP, TEST_VIDEOS, Plan, Run, distinct, state_of
+from experiments.progress import bar
+
+START_S = 8.0  # of a run, before its first and after its last step: imports, data, traced sizes, evaluation
+TIMED = 4  # videos of a timed step
+TRAIN_VIDEOS = 400  # the made-up set's default
+
+
+def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
+    """Study -> runs, those done, and seconds for the rest; a run that an earlier study of these has is not counted again."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))  # as each run has
+    seen: set[str] = set()
+    found: dict[str, dict[str, Any]] = {}
+    clock = Clock()
+    for plan in plans:
+        fresh = [run for run in distinct(plan.runs) if run.folder.name not in seen]
+        seen |= {run.folder.name for run in fresh}
+        state = state_of(fresh)
+        seconds = clock.seconds(state.to_come) / jobs
+        shared = len(plan.runs) - len(fresh)
+        text = f"{len(plan.runs)} runs ({len(state.done)} done"
+        text += f", {shared} shared with the studies before" if shared else ""
+        text += f"); about {duration(seconds)} for the rest, {jobs} at a time, projected from steps timed here"
+        found[plan.study.name] = {"runs": len(plan.runs), "done": len(state.done), "seconds": seconds, "text": text}
+    return found
+
+
+class Clock:
+    """Seconds of runs, each kind of step timed once."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.steps: dict[str, float] = {}
+        self.detections: dict[str, float] = {}
+
+    def seconds(self, runs: Sequence[Run]) -> float:
+        """Of runs one after the other; those that train the same train once."""
+        total = 0.0
+        trained: set[Path] = set()
+        with bar("timing") as advance:
+            for n, run in enumerate(runs):
+                train, test = videos(run.spec)
+                if run.trained not in trained and not (run.trained / "trained.json").exists():
+                    trained.add(run.trained)
+                    training = run.spec.training
+                    total += self._step(run.spec) * training.epochs * (train // training.batch)
+                total += START_S + self._detection(run.spec) * test
+                advance(n + 1, len(runs), "")
+        return total
+
+    def _step(self, spec: Spec) -> float:
+        kind = what_matters(spec, "step")
+        if kind not in self.steps:
+            batch = min(TIMED, spec.training.batch)
+            work = training(spec, self.device, batch)
+            self.steps[kind] = _seconds(work) * spec.training.batch / batch
+        return self.steps[kind]
+
+    def _detection(self, spec: Spec) -> float:
+        kind = what_matters(spec, "detect")
+        if kind not in self.detections:
+            self.detections[kind] = _seconds(detection(spec, self.device)) / VIDEOS
+        return self.detections[kind]
+
+
+def _seconds(work: Timed) -> float:
+    """Of one call, after one to warm up."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@cache
+def _counts(data: str) -> tuple[int, int]:
+    spec = parse_spec({"data": json.loads(data)})
+    rows = build.build_corpus(spec).subsets
+    return len(rows[spec.data.train_subset].ids), len(rows[spec.data.test_subset].ids)
+
+
+def videos(spec: Spec) -> tuple[int, int]:
+    """Rows trained on and tested."""
+    source = spec.data.source
+    if source.name == MADE_UP:
+        return source.args.get("train_videos", TRAIN_VIDEOS), source.args.get("test_videos", TEST_VIDEOS)
+    return _counts(spec.data.model_dump_json())

@@ -1,0 +1,35 @@
+"""A process that computes one run after the other, so that torch is imported once: started by experiments.schedule.
+
+It reads a line [spec file, folder of the run, folder of runs] on standard input for each run, and answers with a line: the
+error in JSON, empty where there is none. What a run says on standard error goes into its folder, to output.txt.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from etad.spec import read_spec
+
+SAID = "output.txt"
+
+
+def main() -> None:
+    from experiments.run import run_in
+
+    for line in sys.stdin:
+        spec, folder, root = json.loads(line)
+        with open(Path(folder) / SAID, "w", encoding="utf-8") as said:
+            os.dup2(said.fileno(), 2)
+        try:
+            run_in(Path(root), read_spec(spec))
+            error = ""
+        except Exception as found:
+            traceback.print_exc()
+            error = f"{type(found).__name__}: {found}".splitlines()[0]
+        print(json.dumps(error), flush=True)
+
+
+if __name__ == "__main__":
+    main()

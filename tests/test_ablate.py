@@ -1,0 +1,307 @@
+"""Studies run as a user runs them: shared, killed, failing, full disks, a cluster."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+
+from ablations.outcome import StudyOutcome
+from ablations.studies import STUDIES
+from etad.record import read_record
+from experiments import ablate, studying
+from experiments.plan import Plan, shard
+from experiments.schedule import Progress
+from experiments.studying import looks
+
+TINY = """
+_base_: {smoke}
+name: tiny
+data:
+  source: {{args: {{train_videos: 16, test_videos: 6, classes: 3}}}}
+  tscale: 16
+training: {{epochs: 1, decay_epochs: [1]}}
+runtime: {{device: cpu, threads: 1}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's directory with a preset of the smallest size."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "tiny.yaml").write_text(TINY.format(smoke=ROOT / "experiments/specs/smoke.yaml"))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def words(study: str, *more: str) -> list[str]:
+    return ["--study", study, "--preset", "tiny.yaml", "--no-bench", "--jobs", "1", *more]
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, JSON where there is some, and what was said."""
+    capsys.readouterr()
+    try:
+        code: Any = ablate.run([*args, "--json"])
+    except SystemExit as left:
+        code = left.code
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else {}, said.err
+
+
+def outcome(folder: str) -> StudyOutcome:
+    return StudyOutcome.model_validate_json(Path(folder, "study.json").read_text())
+
+
+def starts(home: Path) -> dict[str, int]:
+    """Run -> how often it was begun."""
+    return {p.parent.name: p.read_text().count("start: ") for p in home.glob("runs/*-*/log.txt")}
+
+
+def test_a_study_from_its_runs_to_its_page(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*words("cascade_depth"), "--seeds", "2", "--only", "stages=1", "--only", "stages=3"]
+    args.remove("--no-bench")
+    code, result, said = run(capsys, *args)
+    assert code == 0, said
+    found = outcome("studies/cascade_depth-tiny")
+    assert result["folders"] == ["studies/cascade_depth-tiny"]
+    assert all(Path(page).stat().st_size > 1000 for page in result["pages"])
+    assert [c.name for c in found.cells] == [
+        f"stages={n}, thresholds={t}" for n, t in ((1, "rising"), (3, "rising"), (1, "one for all"), (3, "one for all"))
+    ]
+    assert found.cells[0].runs == found.cells[2].runs  # values that mean the same run are one run
+    assert len(list(home.glob("runs/tiny-*"))) == 3 * 2 + 2 * 2  # cells, and both sides of the claim on more videos
+    assert len(list(home.glob("runs/trained/*/trained.json"))) == 6
+    for cell in found.cells:
+        run_of = read_record(home / "studies/cascade_depth-tiny" / found.runs / cell.runs[0])
+        units = {e.name: (e.evidence, e.value is not None) for e in cell.estimates}
+        for name in ("average_mAP", "mAP@0.50", "step_time", "step_time_ratio", "detect_time_video"):
+            assert units[name] == ("measured", True), name
+        for name in ("parameters", "flops", "peak_memory", "anchors", "steps", "proposals_seen"):
+            assert units[name] == ("traced", True), name
+        assert units["training_time"] == ("projected", True)
+        mean = cell.estimate("average_mAP")
+        assert mean is not None
+        values = [read_record(home / "runs" / name).figure("average_mAP").value for name in cell.runs]  # type: ignore[union-attr]
+        assert mean.value == pytest.approx(sum(values) / 2)  # type: ignore[arg-type]
+        assert mean.low <= mean.value <= mean.high  # type: ignore[operator]
+        assert run_of.data is not None
+        assert run_of.data.videos == {"training": 16, "validation": 6}
+    one, three = found.cells[0], found.cells[1]
+    for name in ("parameters", "flops", "peak_memory"):
+        assert one.estimate(name).value < three.estimate(name).value  # type: ignore[union-attr]
+    (verdict,) = found.verdicts
+    assert (verdict.claim, verdict.seeds, verdict.videos) == ("cascade", 2, 30)
+    assert "power" in said
+    assert "3 seeds" not in found.command
+    assert set(found.diagnosis) <= {c.name for c in found.cells}
+    kept = {path: path.stat().st_mtime_ns for path in home.glob("runs/*/*")}
+    code, again, _ = run(capsys, *args, "--no-bench")
+    assert code == 0
+    assert {path: path.stat().st_mtime_ns for path in home.glob("runs/*/*")} == kept
+    assert again["studies"]["cascade_depth"]["outcome"]["verdicts"] == [
+        v.model_dump(mode="json") for v in found.verdicts
+    ]
+
+
+def test_a_failure_is_kept_and_the_study_goes_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Half of the anchors, and no square of them fits: block fails, random does not.
+    args = [*words("proposal_sampling"), "--seeds", "1", "--only", "ratio=0.2"]
+    args += ["--only", "strategy=block", "--only", "strategy=random", "--set", "proposals.max_duration=0.1"]
+    code, _, said = run(capsys, *args)
+    assert code == 1
+    assert "1 runs failed, all others are done; --retry-failed tries them again" in said
+    found = outcome("studies/proposal_sampling-tiny")
+    cells = {c.values["strategy"]: c for c in found.cells}
+    assert cells["random"].estimate("average_mAP") is not None
+    (error,) = cells["block"].failed.values()
+    assert "fits no map" in error
+    assert cells["block"].estimates == ()
+    begun = starts(home)
+    assert run(capsys, *args)[0] == 1
+    assert starts(home) == begun
+    assert run(capsys, *args, "--retry-failed")[0] == 1
+    again = starts(home)
+    (retried,) = cells["block"].runs
+    assert {name: again[name] - begun[name] for name in begun} == {name: int(name == retried) for name in begun}
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.ablate", *args]
+
+
+def test_two_processes_share_a_study_and_one_is_killed(home: Path) -> None:
+    args = [*words("temporal_aggregation"), "--seeds", "1", "--only", "aggregator=none", "--only", "aggregator=dilated"]
+    args += ["--set", "training.epochs=60", "--set", "runtime.checkpoint_every=5"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command(*args), start_new_session=True, **quiet)  # type: ignore[call-overload]
+    deadline = time.monotonic() + 60
+    while not list(home.glob("runs/trained/*/latest.pth")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in _children(first.pid):
+        os.kill(pid, signal.SIGKILL)  # the worker, as a machine short of memory does
+    first.kill()
+    first.communicate()
+    assert not list(home.glob("runs/*/record.json"))
+    both = [subprocess.Popen(command(*args), **quiet) for _ in range(2)]  # type: ignore[call-overload]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    logs = [p.read_text() for p in home.glob("runs/trained/*/log.txt")]
+    assert sum("going on from" in log for log in logs) == 1
+    assert sorted(starts(home).values()) == [1, 2]  # only the run that was killed was begun again
+    assert len(outcome("studies/temporal_aggregation-tiny").cells) == 2
+
+
+def _children(pid: int) -> list[int]:
+    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in done.stdout.split()]
+
+
+FULL_DISK = """
+import errno, os
+from pathlib import Path
+old = os.replace
+def replace(source, target, **more):
+    if Path(target).name == "detections.json" and len(list(Path("runs").glob("*/record.json"))) == 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    old(source, target, **more)
+os.replace = replace
+"""
+
+
+def test_a_full_disk_stops_the_study_with_its_finished_runs_whole(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "full").mkdir()
+    (home / "full" / "sitecustomize.py").write_text(FULL_DISK)
+    monkeypatch.setenv("PYTHONPATH", f"{home / 'full'}{os.pathsep}{ROOT}")
+    args = [
+        *words("roi"),
+        "--seeds",
+        "1",
+        "--only",
+        "extension=0.0",
+        "--only",
+        "extension=0.25",
+        "--only",
+        "extension=1.0",
+    ]
+    code, result, said = run(capsys, *args)
+    assert (code, result) == (1, {})
+    assert "is full; finished runs are whole: make room, run the same command again" in said
+    done = [read_record(path.parent) for path in home.glob("runs/*/record.json")]
+    assert [record.status for record in done].count("done") == 1
+    assert not (home / "studies").exists()
+    shutil.rmtree(home / "full")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert run(capsys, *args, "--retry-failed")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--study", "cascade_deph"], 1, "no study named 'cascade_deph'; did you mean cascade_depth?"),
+        (["--study", "roi", "--only", "bin=8"], 1, "has no axis 'bin'; did you mean bins?"),
+        (["--study", "roi", "--only", "extension=0.4"], 1, "has no value '0.4'; did you mean 0.5 or 0.0 or 0.25"),
+        (["--study", "roi", "--set", "roi.bin=8"], 1, "did you mean roi.bins?"),
+        (["--study", "roi", "--preset", "laptopp"], 1, "laptopp.yaml"),
+        (["--study", "roi", "--data", "nowhere"], 2, "give a spec, or a folder that experiments.prepare made"),
+        (["--study", "roi", "--shard", "3/2"], 2, "write i/n"),
+        ([], 2, "give --study NAME"),
+    ],
+)
+def test_misuse(args: list[str], code: int, message: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, _, said = run(capsys, *args)
+    assert found == code
+    assert message in said
+    assert not (home / "runs").exists()
+
+
+def test_an_edited_record_is_named_and_computed_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*words("precision"), "--seeds", "1", "--only", "precision=float32"]
+    assert run(capsys, *args)[0] == 0
+    (path,) = home.glob("runs/*/record.json")
+    honest = path.read_text()
+    path.write_text(re.sub(r'("name": "average_mAP",\s*"value": )[\d.]+', r"\g<1>99.5", honest))
+    code, _, said = run(capsys, *args)
+    assert code == 0
+    assert f"{path.relative_to(home)}: edited since it was written" in said
+    assert json.loads(path.read_text())["figures"] != json.loads(honest.replace("average", "")).get("figures")
+    assert read_record(path.parent).figure("average_mAP").value != 99.5  # type: ignore[union-attr]
+
+
+def plan(study: str, **more: Any) -> Plan:
+    args = ablate.arguments().parse_args(["--study", study, "--preset", str(ROOT / "experiments/specs/laptop.yaml")])
+    for name, value in more.items():
+        setattr(args, name, value)
+    return ablate.make_plan(args, STUDIES[study])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shards_are_the_whole_study_and_keep_what_trains_the_same_together(count: int) -> None:
+    runs = plan("test_proposals").runs
+    parts = [shard(runs, n, count) for n in range(1, count + 1)]
+    assert sorted(run.folder for part in parts for run in part) == sorted(run.folder for run in runs)
+    trained = [{run.trained for run in part} for part in parts]
+    assert sum(map(len, trained)) == len(set().union(*trained)) == 3
+
+
+def test_the_runs_of_claims_and_cells() -> None:
+    made = plan("temporal_aggregation")
+    assert {name: len(runs) for name, runs in made.cells.items()} == dict.fromkeys(made.cells, 3)
+    (sides,) = made.claims
+    assert len(sides.left) == len(sides.right) == 6
+    assert {run.spec.data.source.args["test_videos"] for run in (*sides.left, *sides.right)} == {1000}
+    assert len(made.runs) == 6 * 3 + 2 * 6
+    assert len({run.trained for run in made.runs}) == 6 * 3 + 2 * 3  # a claim's first three seeds are its cells'
+    assert {run.trained for run in sides.left[:3]} == {run.trained for run in made.cells["aggregator=lstm"]}
+    assert len(plan("temporal_aggregation", variants=True).runs) == len(made.runs) + 4 * 2 * 6
+    assert looks(made, 0) == [6]
+    assert looks(made, 13) == [6, 9, 12, 13]
+    assert looks(plan("roi"), 13) == [6]
+
+
+def test_studies_share_their_default_runs() -> None:
+    folders = [{run.folder for run in plan(name).runs} for name in ("roi", "precision", "temporal_aggregation")]
+    assert len(folders[0] & folders[1] & folders[2]) == 3
+
+
+def test_seeds_are_added_until_a_claim_is_decided(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def compute(plan: Plan, options: studying.Options) -> Any:
+        seen.append(plan.claim_seeds)
+        return Progress(studying.State()).state
+
+    monkeypatch.setattr(studying, "compute", compute)
+    monkeypatch.setattr(studying, "_undecided", lambda plan, count: plan.claim_seeds < 9)
+    options = studying.Options(folder=home / "s", command="", jobs=1, until=15, bench=False)
+    result = studying.run_study(plan("cascade_depth", preset="tiny.yaml"), options)
+    assert seen == [6, 9]
+    assert result.outcome is not None
+    assert result.outcome.verdicts[0].word == "not run"
+
+
+def test_the_commands_of_the_readme(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text()
+    typed = re.findall(r"python -m experiments\.ablate ([^`\n|#]*)", text)
+    assert len(typed) >= 3
+    for line in typed:
+        args = [word for word in line.split() if word]
+        if "--data" in args:
+            continue  # of the user's own; tested by whoever prepares it
+        if "--list" not in args:
+            args += ["--preset", "tiny.yaml", "--dry-run"]
+        assert run(capsys, *args)[0] == 0, line
