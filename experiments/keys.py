@@ -40,6 +40,9 @@ AFTER |= {"data/classifier.py", "data/synthetic_bounds.py", "data/versions.py"}
 # Arguments of the suite's own data sets that do not reach the training videos.
 TEST_SIDE = {"test_videos", "classifier"}
 
+NAMED = {"args", "checkpoint", "blocked"}  # where a spec names files
+PLACES = {"cache", "folder"}  # folders whose content follows from the rest
+
 
 def trained_key(spec: Spec) -> str:
     """The same for all specs that train the same detector on the same videos."""
@@ -80,14 +83,14 @@ def _hash(tree: dict[str, Any], left_out: set[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _contents(tree: Any) -> Any:
-    """The tree with every path that exists replaced by what is there."""
+def _contents(tree: Any, paths: bool = False) -> Any:
+    """The tree with every path that exists replaced by what is there, and without places that only keep work."""
     if isinstance(tree, dict):
-        return {key: _contents(value) for key, value in tree.items()}
+        return {k: _contents(v, paths or k in NAMED) for k, v in tree.items() if k not in PLACES}
     if isinstance(tree, list):
-        return [_contents(value) for value in tree]
-    if isinstance(tree, str) and tree and (path := Path(tree)).exists() and ("/" in tree or path.is_file()):
-        return _content(path)
+        return [_contents(value, paths) for value in tree]
+    if paths and isinstance(tree, str) and tree and Path(tree).exists():
+        return _content(Path(tree))
     return tree
 
 

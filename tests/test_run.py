@@ -121,6 +121,9 @@ def test_keys_follow_what_decides_a_result() -> None:
 
     base = made()
     assert base == made("runtime.workers=2", "runtime.log_every=7", "runtime.threads=1", "name=other")
+    films = ["data.source={name: synthetic_videos}", "encoder={}"]
+    decoded = made(*films, "data.video={}")
+    assert decoded == made(*films, "data.video={cache: somewhere}", "data.source.args.folder=elsewhere")
     trainings = [made("training.seed=1"), made("roi.bins=16"), made("data.source.args.train_videos=31")]
     tests = [made("inference.sigma=0.4"), made("evaluation.proposals=[1]"), made("data.source.args.test_videos=17")]
     assert {trained for trained, _ in tests} == {base[0]}
