@@ -57,10 +57,10 @@ def _durations(args: argparse.Namespace, table: Mapping[str, TableVideo]) -> dic
         paths = {id: args.videos / name_below(args.videos, pattern, id) for id in unknown}
         shown = {id: inspect(path, 0.0) for id, path in paths.items() if path.is_file()}
         found = {id: video.last_s + 1 / video.frame_rate for id, video in shown.items()}
-    elif unknown and args.features and args.column_s:
+    elif unknown and args.features and (column_s := args.column_s or args.windows_stride_s):
         source = feature_source(args, [*table])
         missing = set(source.missing(unknown))
-        found = {id: source.shape(id)[0] * args.column_s for id in unknown if id not in missing}
+        found = {id: source.shape(id)[0] * column_s for id in unknown if id not in missing}
     else:
         return {}
     if args.missing == "skip":  # a video without its file is left out later, whatever it would last
