@@ -32,7 +32,7 @@ def summary(studies: Sequence[Study], runs: Sequence[Run]) -> str:
 def _glance_row(outcome: StudyOutcome, href: str) -> tuple[Cell, ...]:
     ranked, row = study_tables.ranked(outcome), []
     for cell in ranked[:1] + ranked[1:][-1:]:  # best and worst
-        row += [words(study_tables.short(cell)), study_tables.shown(cell.estimate("average_mAP"))]
+        row += [words(cell.name), study_tables.shown(cell.estimate("average_mAP"))]
     row += [Cell()] * (4 - len(row))
     row += [study_tables.shown(ranked[0].estimate(n)) if ranked else Cell() for n in ("training_time", "peak_memory")]
     done = sum(len(cell.runs) - len(cell.missing) - len(cell.failed) for cell in outcome.cells)

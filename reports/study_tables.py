@@ -17,7 +17,7 @@ KNOWN = {  # estimate -> its column, in this order; others follow under their ow
     "peak_memory": Column("peak memory", "B"),
     "run_peak_memory": Column("peak memory, measured", "B"),
     "parameters": Column("parameters"),
-    "flops": Column("FLOP a step and video", "FLOP"),
+    "flops": Column("FLOP a video", "FLOP"),
     "anchors": Column("proposals"),
     "anchors_testing": Column("proposals in testing"),
     "steps": Column("steps"),

@@ -47,7 +47,7 @@ def _digits(value: float) -> str:
 
 _SECONDS = ((172800, "d"), (7200, "h"), (120, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SECOND_SIZES = {"d": 86400.0, "h": 3600.0, "min": 60.0}
-_BYTES = ((1024**3 * 0.1, "GiB"), (1024**2 * 0.1, "MiB"), (1024, "KiB"), (1, "B"))
+_BYTES = ((1024**3 * 0.01, "GiB"), (1024**2 * 0.01, "MiB"), (1024, "KiB"), (1, "B"))
 _BYTE_SIZES = {"GiB": 1024.0**3, "MiB": 1024.0**2}
 _FLOP = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1, "FLOP"))
 

@@ -71,9 +71,9 @@ def test_a_cell_has_its_interval_costs_and_realised_counts_and_leads_to_its_runs
         "average mAP (%)": "33.20[measured]M [32.10, 34.30]",
         "training": "13.3 s[measured]M",
         "step": "53.0 ms[measured]M",
-        "peak memory": "94.0 MiB[traced]T",
+        "peak memory": "0.0918 GiB[traced]T",
         "parameters": "2,843,210[traced]T",
-        "FLOP a step and video": "11.1 GFLOP[traced]T",
+        "FLOP a video": "11.1 GFLOP[traced]T",
         "proposals": "20[traced]T",
         "runs": "2",
     }

@@ -27,6 +27,7 @@ from reports.table import DASH, Cell, Column, Table, format_value, to_csv, to_la
         (1.23 * 1024**3, "B", "1.23 GiB"),
         (118 * 1024**2, "B", "0.115 GiB"),
         (512.0, "B", "512 B"),
+        (3 * 1024**2, "B", "3.00 MiB"),
         (28.6e9, "FLOP", "28.6 GFLOP"),
         (10_343_450.0, "", "10,343,450"),
         (2.5, "apples", "2.50 apples"),
