@@ -5,7 +5,7 @@ from collections.abc import Sequence, Set
 from ablations.outcome import StudyOutcome, Verdict
 from etad.record import Evidence
 from reports.page import slug
-from reports.studies import JUDGED, made_up
+from reports.studies import JUDGED, Study, made_up
 from reports.table import Cell, Column, Table, words
 
 TONES = {"holds": "yes", "reproduced": "yes", "does not hold": "no", "not reproduced": "no", "undecided": "open"}
@@ -54,19 +54,21 @@ _NUMBERS = (
 )
 
 
-def claims(outcomes: Sequence[tuple[StudyOutcome, str]]) -> list[Table]:
+def claims(studies: Sequence[tuple[Study, str]]) -> list[Table]:
     """The claims of studies with their verdicts and numbers, a table for each data set; the links lead to the studies."""
-    found = [(o, v, href) for o, href in outcomes for v in o.verdicts]
+    found = [
+        (study, study.outcome, v, href) for study, href in studies if study.outcome for v in study.outcome.verdicts
+    ]
     tables = []
-    for mark in dict.fromkeys(v.data for _, v, _ in found):
+    for mark in dict.fromkeys(v.data for _, _, v, _ in found):
         rows = [
             (
                 words(v.claim, v.sentence, href),
                 *_numbers(o, v),
                 *([_alike(v)] if made_up(mark) else []),
-                words(o.name, o.question, href),
+                words(study.name, o.question, href),
             )
-            for o, v, href in found
+            for study, o, v, href in found
             if v.data == mark
         ]
         alike = [Column("variants", numeric=False, named=False)] if made_up(mark) else []

@@ -15,7 +15,7 @@ from ablations.outcome import CellOutcome, StudyOutcome
 from reports.page import slug
 from reports.plots import INK, KINDS, PALETTE, Plot, clipped, finish, styled
 from reports.run_tables import plain
-from reports.study_tables import numeric, ranked
+from reports.study_tables import column, measure, numeric
 from reports.table import format_value
 
 BANDS = 2  # groups whose intervals are shaded; more would hide each other
@@ -27,6 +27,7 @@ LOG_FROM = 8.0  # an axis whose values span this factor is drawn in logarithms
 class Panel:
     """One axis of a study with the others held: groups of cells, each a line over the axis."""
 
+    measure: str  # the estimate that it shows
     axis: str
     numeric: bool
     by: str  # names of the other axes
@@ -37,7 +38,7 @@ class Panel:
         rows = []
         for group, cells in self.groups.items():
             for cell in cells:
-                found = cell.estimate("average_mAP")
+                found = cell.estimate(self.measure)
                 assert found is not None
                 value = cell.values.get(self.axis)
                 rows.append((value if self.numeric else plain(value), found.value, found.low, found.high, group))
@@ -67,19 +68,31 @@ def _grouped(outcome: StudyOutcome, axis: str, cells: Sequence[CellOutcome]) -> 
 
 def panels(outcome: StudyOutcome) -> list[Panel]:
     """A panel for the first axis, and one for each other that shows cells which no panel before has as a line."""
-    cells = [cell for cell in outcome.cells if cell in ranked(outcome)]
+    shown = measure(outcome)
+    cells = [cell for cell in outcome.cells if (e := cell.estimate(shown)) and e.value is not None]
     out: list[Panel] = []
     seen: list[CellOutcome] = []
     for axis, values in outcome.axes.items():
         lines = {key: group for key, group in _grouped(outcome, axis, cells).items() if len(group) > 1}
         if any(cell not in seen for group in lines.values() for cell in group):
-            out.append(Panel(axis, numeric(values), ", ".join(others(outcome, axis)), lines))
+            out.append(Panel(shown, axis, numeric(values), ", ".join(others(outcome, axis)), lines))
             seen += [cell for group in lines.values() for cell in group]
     alone = [cell for cell in cells if cell not in seen]
     if out and alone:
         for key, group in _grouped(outcome, out[0].axis, [c for c in alone if out[0].axis in c.values]).items():
             out[0].groups.setdefault(key or "alone", []).extend(group)
     return out
+
+
+_SCALES = {  # unit -> from which value on, size, name
+    "s": ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (0.0, 1e-3, "ms")),
+    "B": ((0.01 * 1024**3, 1024.0**3, "GiB"), (0.01 * 1024**2, 1024.0**2, "MiB"), (0.0, 1.0, "B")),
+}
+
+
+def scale(unit: str, top: float) -> tuple[float, str]:
+    """Size and name of the unit of an axis that goes up to `top`."""
+    return next(((size, name) for least, size, name in _SCALES.get(unit, ()) if top >= least), (1.0, unit))
 
 
 def spans(values: pd.Series) -> bool:
@@ -99,7 +112,7 @@ def _realised(panel: Panel) -> dict[object, str]:
     )
 
 
-def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
+def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame, label: str) -> None:
     import seaborn  # takes half a second: only where a curve is drawn
 
     many = len(panel.groups) > 1
@@ -120,7 +133,7 @@ def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(ticks, [f"{t:g}" + (f"\n{counts[t]}" if t in counts else "") for t in ticks])
-    axes.set(xlabel=clipped(panel.axis) + (", realised proposals below" if counts else ""), ylabel="average mAP (%)")
+    axes.set(xlabel=clipped(panel.axis) + (", realised proposals below" if counts else ""), ylabel=label)
 
 
 def _apart(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series:
@@ -155,19 +168,19 @@ def arms(part: pd.DataFrame) -> list[list[float]]:
     ]
 
 
-def _dot_curve(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
-    """Values that are no numbers: one line of text each, the mAP to the right of it."""
+def _dot_curve(axes: Axes, panel: Panel, frame: pd.DataFrame, label: str) -> None:
+    """Values that are no numbers: one line of text each, the measure to the right of it."""
     names = list(dict.fromkeys(frame["x"]))
     for n, (group, part) in enumerate(frame.groupby("group", sort=False)):
         shift = 0.18 * (n - (len(panel.groups) - 1) / 2)
         places = [names.index(x) + shift for x in part["x"]]
-        label = clipped(group) if len(panel.groups) > 1 else None
+        name = clipped(group) if len(panel.groups) > 1 else None
         colour = PALETTE[n % len(PALETTE)]
         axes.errorbar(
-            part["y"], places, xerr=arms(part), color=colour, fmt="o", elinewidth=1.2, capsize=2.5, label=label
+            part["y"], places, xerr=arms(part), color=colour, fmt="o", elinewidth=1.2, capsize=2.5, label=name
         )
     axes.set_yticks(range(len(names)), [clipped(name) for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="average mAP (%)", ylabel=clipped(panel.axis))
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=label, ylabel=clipped(panel.axis))
     if len(panel.groups) > 1:
         legend_of(axes, *axes.get_legend_handles_labels(), panel.by)
 
@@ -196,17 +209,22 @@ def _saturation(outcome: StudyOutcome, panel: Panel, frame: pd.DataFrame, axes: 
 
 
 def curve(outcome: StudyOutcome, panel: Panel, folder: Path, name: str, kinds: Sequence[str] = KINDS) -> Plot:
-    """Average mAP over one axis with its intervals."""
+    """Average mAP, or what the study measures instead, over one axis with its intervals."""
     frame = panel.frame()
+    found = next(e for cell in outcome.cells if (e := cell.estimate(panel.measure)) and e.value is not None)
+    what = column(outcome, panel.measure).title
+    size, unit = scale(found.unit, frame["y"].max())
+    frame[["y", "low", "high"]] /= size
     height = 2.9 if panel.numeric else 0.9 + 0.34 * frame["x"].nunique()
     with styled(height) as axes:
-        (_line_curve if panel.numeric else _dot_curve)(axes, panel, frame)
-        shade = _saturation(outcome, panel, frame, axes)
+        (_line_curve if panel.numeric else _dot_curve)(axes, panel, frame, f"{what} ({unit})" if unit else what)
+        shade = _saturation(outcome, panel, frame, axes) if panel.measure == "average_mAP" else ""
         best = frame.sort_values("y", kind="stable").iloc[-1]
         has = frame["low"].notna().any()
         caption = (
-            f"Average mAP by {panel.axis}, measured on {outcome.data}{', with 95 % intervals' if has else ''}.{shade}"
+            f"{what[:1].upper()}{what[1:]} by {panel.axis}, {found.evidence} on {outcome.data}"
+            f"{', with 95 % intervals' if has else ''}.{shade}"
         )
         where = f"{panel.by} {best['group']}, " if len(panel.groups) > 1 else ""
-        alt = f"Average mAP by {panel.axis}: {len(frame)} cells, highest {best['y']:.2f} % at {where}{best['x']}."
+        alt = f"{what} by {panel.axis}: {len(frame)} cells, highest {best['y']:.2f} {unit} at {where}{best['x']}."
         return finish(axes, folder, f"{name}-curve-{slug(panel.axis)}", caption, alt, kinds)

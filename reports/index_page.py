@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.outcome import StudyOutcome
 from reports import claim_tables, published_tables, run_tables, study_tables
 from reports.load import PublishedFile, Run
 from reports.page import named
@@ -29,17 +28,19 @@ def summary(studies: Sequence[Study], runs: Sequence[Run]) -> str:
     return (f"Studies: {of_studies}{more}. " if studies else "") + f"Runs: {of_runs}."
 
 
-def _glance_row(outcome: StudyOutcome, href: str) -> tuple[Cell, ...]:
+def _glance_row(study: Study, href: str) -> tuple[Cell, ...]:
+    outcome = study.outcome
+    assert outcome is not None
     ranked, row = study_tables.ranked(outcome), []
     for cell in ranked[:1] + ranked[1:][-1:]:  # best and worst
         row += [words(cell.name), study_tables.shown(cell.estimate("average_mAP"))]
     row += [Cell()] * (4 - len(row))
     row += [study_tables.shown(ranked[0].estimate(n)) if ranked else Cell() for n in ("training_time", "peak_memory")]
     done = sum(len(cell.runs) - len(cell.missing) - len(cell.failed) for cell in outcome.cells)
-    return (words(outcome.name, outcome.question, href), Cell(len(outcome.cells)), Cell(done), *row)
+    return (words(study.name, outcome.question, href), Cell(len(outcome.cells)), Cell(done), *row)
 
 
-def glance(outcomes: Sequence[tuple[StudyOutcome, str]]) -> list[Table]:
+def glance(studies: Sequence[tuple[Study, str]]) -> list[Table]:
     """One row a study, a table for each data set: its best and worst cell, and the price of the best."""
     columns = (
         Column("study", numeric=False),
@@ -57,11 +58,11 @@ def glance(outcomes: Sequence[tuple[StudyOutcome, str]]) -> list[Table]:
             f"studies-{mark}",
             f"Studies on {mark}{', a made-up set' if made_up(mark) else ''}",
             columns,
-            tuple(_glance_row(outcome, href) for outcome, href in outcomes if outcome.data == mark),
+            tuple(_glance_row(study, href) for study, href in studies if study.outcome and study.outcome.data == mark),
             notes=("mAP: average over the thresholds, mean over the seeds, in brackets its 95 % interval.",),
             listed=True,
         )
-        for mark in dict.fromkeys(outcome.data for outcome, _ in outcomes)
+        for mark in dict.fromkeys(study.outcome.data for study, _ in studies if study.outcome)
     ]
 
 
@@ -75,8 +76,7 @@ def values_of(
 
     `studies` come with where they lead; `links`: a run's folder -> its page, None: runs are counted, not listed.
     """
-    whole = [(study.outcome, href) for study, href in studies if study.outcome]
-    claims, main = named(claim_tables.claims(whole)), named(glance(whole))
+    claims, main = named(claim_tables.claims(studies)), named(glance(studies))
     listed = [(run, links[run.folder]) for run in runs if run.record] if links else []
     overviews, compared = [], set()
     for mark in dict.fromkeys(run.mark for run, _ in listed):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,7 +27,8 @@ class Study:
 
     @property
     def name(self) -> str:
-        return self.outcome.name if self.outcome else self.folder.name
+        """Its folder's: one study may stand there at several presets or on several sets."""
+        return self.folder.name
 
 
 def made_up(mark: str | None) -> bool:
@@ -98,7 +100,9 @@ def _believed(cell: CellOutcome, outcome: StudyOutcome, runs: dict[str, Run], pr
 
 def _stands(verdict: Verdict, runs: dict[str, Run], problems: list[str]) -> bool:
     """Whether a verdict has its numbers and all the records that it rests on can be read."""
-    bare = verdict.word in JUDGED and None in (verdict.difference, verdict.low, verdict.high)
+    numbers = (verdict.difference, verdict.low, verdict.high)
+    told = numbers == (None, None, None) and any(c.isdigit() for c in verdict.reason)  # a claim that compares no points
+    bare = verdict.word in JUDGED and None in numbers and not told
     unread = [name for name in verdict.runs if name in runs and runs[name].record is None]
     if bare:
         problems.append(f"claim {verdict.claim}: left out, for it says {verdict.word!r} without its numbers")
@@ -116,4 +120,23 @@ def load_study(folder: Path, load: Callable[[Path], Run]) -> Study:
     runs = _runs(outcome, folder, load, problems)
     cells = tuple(_believed(cell, outcome, runs, problems) for cell in outcome.cells)
     verdicts = tuple(v for v in outcome.verdicts if _stands(v, runs, problems))
-    return Study(folder, outcome.model_copy(update={"cells": cells, "verdicts": verdicts}), runs, tuple(problems))
+    whole = outcome.model_copy(update={"cells": cells, "verdicts": verdicts})
+    return Study(folder, _moving(whole), runs, tuple(problems))
+
+
+def _moving(outcome: StudyOutcome) -> StudyOutcome:
+    """The outcome without axes that have one value, which becomes a note."""
+    still = {name: values[0] for name, values in outcome.axes.items() if len(values) == 1}
+    if not still or len(still) == len(outcome.axes):
+        return outcome
+
+    def values(cell: CellOutcome) -> dict[str, Any]:
+        return {name: value for name, value in cell.values.items() if name not in still}
+
+    return outcome.model_copy(
+        update={
+            "axes": {name: given for name, given in outcome.axes.items() if name not in still},
+            "cells": tuple(cell.model_copy(update={"values": values(cell)}) for cell in outcome.cells),
+            "notes": (*outcome.notes, *(f"{name} is {value} in every cell." for name, value in still.items())),
+        }
+    )

@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocat
 
 from ablations.outcome import StudyOutcome
 from reports import charts
-from reports.curves import arms, legend_of, others, rest, spans
+from reports.curves import arms, legend_of, others, rest, scale, spans
 from reports.plots import INK, PALETTE, Plot, clipped, draw, finish, styled
 from reports.run_tables import plain
 from reports.study_tables import ranked, short, tious
@@ -27,12 +27,6 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not out or points[i][1] > points[out[-1]][1]:
             out.append(i)
     return out
-
-
-_SCALES = {  # unit -> from which value on, size, name
-    "s": ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (0.0, 1e-3, "ms")),
-    "B": ((0.01 * 1024**3, 1024.0**3, "GiB"), (0.01 * 1024**2, 1024.0**2, "MiB"), (0.0, 1.0, "B")),
-}
 
 
 def _paired(outcome: StudyOutcome, cost: str) -> pd.DataFrame:
@@ -55,8 +49,7 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
     if len(frame) < 2:
         return None
     known = next(e for cell in outcome.cells if (e := cell.estimate(cost)) and e.value is not None)
-    scales = _SCALES.get(known.unit, ((0.0, 1.0, known.unit),))
-    size, unit = next((size, unit) for least, size, unit in scales if frame["x"].max() >= least)
+    size, unit = scale(known.unit, frame["x"].max())
     frame["x"] /= size
     best = frame[frame["best"]].sort_values("x")
     groups, first = list(dict.fromkeys(frame["group"])), next(iter(outcome.axes), "")

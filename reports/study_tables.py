@@ -69,6 +69,13 @@ def ranked(outcome: StudyOutcome) -> list[CellOutcome]:
     return [cell for _, cell in sorted(scored, key=lambda pair: -pair[0])]
 
 
+def measure(outcome: StudyOutcome) -> str:
+    """The estimate that the curves show: average mAP, or what the first claim compares where no cell has one."""
+    known = {e.name for cell in outcome.cells for e in cell.estimates if e.value is not None}
+    asked = ["average_mAP", *(verdict.metric for verdict in outcome.verdicts)]
+    return next((name for name in asked if name in known), "average_mAP")
+
+
 def anchor(cell: CellOutcome) -> str:
     """Where the runs of a cell stand in the table of runs."""
     return f"runs-{slug(cell.name)}"
@@ -82,7 +89,8 @@ def _keys(outcome: StudyOutcome) -> tuple[tuple[Column, ...], list[tuple[Cell, .
     return columns, [tuple(axis_cell(cell.values.get(axis)) for axis in outcome.axes) for cell in outcome.cells]
 
 
-def _column(outcome: StudyOutcome, name: str) -> Column:
+def column(outcome: StudyOutcome, name: str) -> Column:
+    """The column of an estimate: its title and unit."""
     found = (e.unit for cell in outcome.cells if (e := cell.estimate(name)))
     return KNOWN.get(name) or Column(name.replace("_", " "), next(found, ""))
 
@@ -90,8 +98,9 @@ def _column(outcome: StudyOutcome, name: str) -> Column:
 def _figures(outcome: StudyOutcome) -> tuple[list[str], list[str], list[str]]:
     """Estimates of the main table, of the one beside it, and those that are the same in every cell."""
     names = {e.name for cell in outcome.cells for e in cell.estimates if not _THRESHOLD.fullmatch(e.name)}
-    order = [n for n in KNOWN if n in names or n in ALWAYS] + sorted(names - set(KNOWN))
-    alike = [n for n in order if n not in ALWAYS and constant(outcome, n)]
+    always = ALWAYS if any(cell.runs for cell in outcome.cells) else ()
+    order = [n for n in KNOWN if n in names or n in always] + sorted(names - set(KNOWN))
+    alike = [n for n in order if n not in always and constant(outcome, n)]
     tested = "anchors_testing" in names and "anchors_testing" not in alike  # the study is about testing
     main = {*ALWAYS, "step_time", "anchors", *(("anchors_testing", "detect_time_video") if tested else ())}
     rest = [n for n in order if n not in alike]
@@ -115,7 +124,7 @@ def main(outcome: StudyOutcome, links: Mapping[str, str]) -> Table:
     return Table(
         "cells",
         f"Results on {outcome.data}{', a made-up set' if made_up(outcome.data) else ''}",
-        (*keys, *(_column(outcome, n) for n in names), Column("runs")),
+        (*keys, *(column(outcome, n) for n in names), Column("runs")),
         tuple(rows),
         notes=(
             "Mean over the seeds; in brackets the 95 % interval. A dash is not available.",
@@ -132,7 +141,7 @@ def besides(outcome: StudyOutcome) -> Table | None:
     names = _figures(outcome)[1]
     keys, named = _keys(outcome)
     rows = [(*k, *(shown(c.estimate(n)) for n in names)) for c, k in zip(outcome.cells, named, strict=True)]
-    columns = (*keys, *(_column(outcome, n) for n in names))
+    columns = (*keys, *(column(outcome, n) for n in names))
     return Table("besides", "Counts and times besides", columns, tuple(rows), keys=len(keys)) if names else None
 
 
@@ -145,7 +154,7 @@ def constant(outcome: StudyOutcome, name: str) -> bool:
 
 def _same(outcome: StudyOutcome, names: Sequence[str]) -> list[str]:
     cell = next((cell for cell in outcome.cells if cell.estimates), None)
-    found = [(n, e) for n in names if cell and (e := cell.estimate(n))]
+    found = [(n, e) for n in names if cell and n != "step_time_ratio" and (e := cell.estimate(n))]
     said = [f"{KNOWN[n].title if n in KNOWN else n.replace('_', ' ')} {shown(e).suffixed()}" for n, e in found]
     return [f"The same in every cell: {'; '.join(said)}."] if said else []
 

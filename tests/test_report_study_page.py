@@ -17,7 +17,7 @@ from reports.render import render_published, render_studies
 
 STUDIES = Path(__file__).parent / "fixtures" / "studies"
 EVERY = [STUDIES / n for n in ("whole", "partly", "truncated", "other_version", "edited", "hostile")]
-WHOLE, PARTLY = "studies/fixture_count/index.html", "studies/fixture_aggregation/index.html"
+WHOLE, PARTLY = "studies/whole/index.html", "studies/partly/index.html"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_index_begins_with_the_claims_and_their_numbers(site: Path) -> None:
     rows = {row[0]: row[1:] for row in tables[0][1:]}
     assert rows["saturation"] == [
         "holds on synthetic-1", "-0.20[measured]M [-0.90, 0.50]", "1.00", "83 %", "6", "1,000",
-        "alike on 1 of 2 variants", "fixture_count",
+        "alike on 1 of 2 variants", "whole",
     ]  # fmt: skip
     assert rows["LSTM"][0] == "undecided on synthetic-1"
     assert "A verdict on made-up data is a property of its generator too." in text(site / "index.html")
@@ -156,7 +156,7 @@ def test_hostile_texts_are_shown_not_run(site: Path, tmp_path: Path) -> None:
         assert not any(
             "script" in element.tag or "image" in element.tag for element in ElementTree.parse(figure).iter()
         )
-    hostile = next(page for page in pages if "script-script" in page.parent.name)
+    hostile = next(page for page in pages if page.parent.name == "hostile")
     seen = look(hostile, 400, tmp_path)
     assert seen["title"] != "run"
     assert seen["width"] == 400
@@ -212,7 +212,7 @@ def test_published_markdown_is_whole_small_and_drops_what_is_stale(tmp_path: Pat
         (tmp_path / stale).write_text("")
     written = render_published([STUDIES / "whole", STUDIES / "truncated"], tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(written)
-    assert [path.name for path in written if path.suffix == ".md"] == ["README.md", "fixture_count.md"]
+    assert [path.name for path in written if path.suffix == ".md"] == ["README.md", "whole.md"]
     assert max(path.stat().st_size for path in written) < 150_000
     for page in (path for path in written if path.suffix == ".md"):
         leads = re.findall(r"(?<!\\)\]\(([^)]+)\)", page.read_text())
