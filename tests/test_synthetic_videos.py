@@ -1,5 +1,7 @@
 """The made-up clips: what they depend on, what they show, and how their files are made and kept."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from etad.data.annotations import Video
 from etad.data.moving_shapes import MOTIONS, SHAPES_1, ShapesModel, frame_times, motion, render
 from etad.data.samples import Corpus
 from etad.data.synthetic_truth import draw_annotations, read_statistics
-from etad.data.synthetic_videos import SHORTEST_S, drawn_truth
+from etad.data.synthetic_videos import CODEC, NAME, QUANTISER, SHORTER, SHORTEST_S, drawn_truth
 from etad.evaluate import evaluate
 from etad.spec import parse_spec
 
@@ -197,3 +199,9 @@ def test_floor_and_ceiling_bound_a_detector(tmp_path: Path) -> None:
 def test_settings_without_meaning_are_refused(args: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="synthetic_videos needs"):
         corpus(tmp_path, **args)
+
+
+def test_the_frozen_set_stays_what_its_name_says() -> None:
+    """Change a setting, and the set is another one: give it another name, and this test the new settings."""
+    settings = json.dumps([SHAPES_1.model_dump(), SHORTER, SHORTEST_S, CODEC, QUANTISER], sort_keys=True)
+    assert (NAME, hashlib.sha256(settings.encode()).hexdigest()[:12]) == ("synthetic-videos-1", "9b5b63cf2154")
