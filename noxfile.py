@@ -36,9 +36,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, as ratios within one run; arguments go to pytest."""
+    """Benchmarks, as ratios within one run; arguments go to pytest: a file of tests/bench, or -k."""
     _install(session, "-e", ".[dev,video]")
-    session.run("pytest", "tests/bench", "--benchmark-only", "--benchmark-columns=min,median", *session.posargs)
+    chosen = session.posargs or ["tests/bench"]
+    session.run("pytest", "--benchmark-only", "--benchmark-columns=min,median", *chosen)
 
 
 @nox.session
