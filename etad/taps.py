@@ -57,10 +57,10 @@ def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
     between c and c + 1 their nearness to c + 1. A column's weight is what this sum gains with it.
     """
     columns = bins.columns.flatten()
-    stop = columns.cumsum(0, dtype=torch.int32)
+    stop = columns.cumsum(0)
     begin = stop - columns
     bin = torch.repeat_interleave(columns, output_size=total)
-    shift = (bins.left.flatten() - begin).index_select(0, bin)
+    shift = (bins.left.flatten() - begin).int().index_select(0, bin)
     column = torch.arange(total, dtype=torch.int32, device=bin.device).add_(shift)
     first, per_column, step, last, share = bins.samples.flatten(1).index_select(1, bin)
     place = (column - first).mul_(per_column)  # of column c + 1, counted in samples
