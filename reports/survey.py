@@ -34,7 +34,7 @@ def draw_survey(videos: pd.DataFrame, instances: pd.DataFrame, folder: Path) -> 
         )
         fourth.set(xlabel="instances by class: length (s)", ylabel="")
         _logarithmic(fourth)
-        fourth.set_yticks(range(len(common)), [name if len(name) < 24 else f"{name[:22]}…" for name in common])
+        fourth.set_yticks(range(len(common)), [_short(name) for name in common])
         caption = f"{len(videos):,} videos and {len(instances):,} instances of {instances['label'].nunique()} classes."
         alt = (
             f"Median video {videos['duration_s'].median():.3g} s, median instance {instances['length_s'].median():.3g} s, "
@@ -61,3 +61,8 @@ def _logarithmic(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(name: str) -> str:
+    """A label as matplotlib writes it: short, and a dollar sign is no mathematics."""
+    return (name if len(name) < 24 else f"{name[:22]}…").replace("$", r"\$")

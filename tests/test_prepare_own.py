@@ -17,7 +17,7 @@ from experiments import prepare
 from experiments import run as run_command
 
 C = 8
-CLASSES = ("jump", "run fast")
+CLASSES = ("jump", r"run $\frac{1 fast$ 跳")  # no mathematics, and of another script
 
 
 def instances(rng: np.random.Generator, t: int, count: int) -> list[tuple[float, float]]:
