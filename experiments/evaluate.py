@@ -102,6 +102,8 @@ def show(result: dict[str, Any]) -> None:
         f"profile {protocol['profile']}",
         highlight=False,
     )
+    if "version" in protocol:
+        console.print(protocol["version"], highlight=False, markup=False, soft_wrap=True)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

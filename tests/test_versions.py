@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from etad.data.annotations import read_annotations
 from etad.data.versions import version
 from etad.detections import Detections
 from etad.evaluate import evaluate, truths_of
+from experiments.evaluate import run
 
 IDS = [f"video_test_{n:07d}" for n in range(213)]
 
@@ -48,3 +50,11 @@ def test_the_real_test_set_is_recognised_with_and_without_mending(shared: Path) 
         read_annotations(path, mend=False), "test", frozenset(["video_test_0000270", "video_test_0001496"])
     )
     assert "falsely annotated" in (version(trimmed.ids, len(trimmed.video)) or "")
+
+
+def test_the_command_says_which_version_it_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = {IDS[1]: {"duration": 9, "subset": "test", "annotations": [{"segment": [0, 3], "label": "Diving"}]}}
+    (tmp_path / "truth.json").write_text(json.dumps({"database": truth}))
+    (tmp_path / "found.json").write_text(json.dumps({"results": {}}))
+    assert run([str(tmp_path / "truth.json"), str(tmp_path / "found.json"), "--subset", "test"]) == 0
+    assert "thumos14 test, 1 instances in 1 videos: none of the known versions" in capsys.readouterr().out
