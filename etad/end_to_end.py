@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from etad.data.ahead import Ahead
 from etad.data.batches import SNIPPETS
-from etad.data.samples import Frames, Samples
+from etad.data.samples import Samples
 from etad.engine import AutocastOptimWrapper, TrainingModel, autocast
 from etad.gradients import Picks, SnippetDraw, SnippetEncoder
 from etad.randomness import uniform
@@ -104,7 +105,7 @@ def _average(parameters: Sequence[nn.Parameter]) -> None:
 class EncodedRows:
     """Rows of features [T, C] made from rows of frames [T, 3, L, H, W] as they are asked for."""
 
-    def __init__(self, frames: Frames, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device):
+    def __init__(self, frames: Ahead, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device):
         self.frames, self.encoder, self.dtype = frames, encoder.to(device), dtype
 
     def __len__(self) -> int:
@@ -116,8 +117,10 @@ class EncodedRows:
             return self.encoder(frames)[0].cpu().numpy()
 
 
-def encoded(samples: Samples, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device) -> Samples:
-    """Samples of frames as samples of features, each row encoded when it is asked for."""
+def encoded(
+    samples: Samples, encoder: SnippetEncoder, *, dtype: torch.dtype, device: torch.device, ahead: int = 0
+) -> Samples:
+    """Samples of frames as samples of features, each row encoded when it is asked for, so many decoded ahead of it."""
     assert samples.frames is not None
-    rows = EncodedRows(samples.frames, encoder, dtype=dtype, device=device)
+    rows = EncodedRows(Ahead(samples.frames, ahead), encoder, dtype=dtype, device=device)
     return replace(samples, features=cast(Any, rows))

@@ -5,19 +5,19 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etad.data.ahead import Ahead
 from etad.data.annotations import write_annotations
 from etad.data.features import name_below
 from etad.data.packed import Contents
 from etad.data.packing import Planned, write_packed
-from etad.data.samples import Corpus, Frames, Samples
+from etad.data.samples import Corpus, Samples
 from etad.data.sources import window_rule
 from etad.record import replacing, write_json
 from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, read_tree
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from etad.gradients import SnippetEncoder
 
 EXAMPLE = "python -m experiments.extract --checkpoint runs/NAME --out prepared/features"
-Make = Callable[[str], NDArray[np.float16]]
+Features = NDArray[np.float16]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -75,34 +75,19 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
 
 
 class Encoding:
-    """A video's id -> its rows [W, T, C]; the videos that follow are decoded meanwhile."""
+    """A video's id -> its rows [W, T, C]; the rows that follow are decoded meanwhile by so many threads."""
 
-    def __init__(
-        self,
-        samples: Sequence[Samples],
-        encode: Callable[[NDArray[np.uint8]], NDArray[np.float16]],
-        ahead: int,
-        order: Sequence[str],
-    ):
-        self.rows: dict[str, list[tuple[Frames, int]]] = {}
+    def __init__(self, samples: Iterable[Samples], encode: Callable[[NDArray[np.uint8]], Features], threads: int):
+        self.encode = encode
+        self.rows: dict[str, list[tuple[Ahead, int]]] = {}
         for subset in samples:
             assert subset.frames is not None
+            frames = Ahead(subset.frames, threads)
             for row, id in enumerate(subset.ids):
-                self.rows.setdefault(id, []).append((subset.frames, row))
-        self.encode, self.ahead, self.order = encode, ahead, list(order)
-        self.place = {id: place for place, id in enumerate(order)}
-        self.pool = ThreadPoolExecutor(max(ahead, 1))  # decoding leaves the interpreter to the others
-        self.decoding: dict[str, Future[list[NDArray[np.uint8]]]] = {}
+                self.rows.setdefault(id, []).append((frames, row))
 
-    def _start(self, id: str) -> None:
-        if id not in self.decoding:
-            self.decoding[id] = self.pool.submit(lambda: [frames[row] for frames, row in self.rows[id]])
-
-    def __call__(self, id: str) -> NDArray[np.float16]:
-        place = self.place[id]
-        for following in self.order[place : place + 1 + self.ahead]:
-            self._start(following)
-        return np.stack([self.encode(row) for row in self.decoding.pop(id).result()])
+    def __call__(self, id: str) -> Features:
+        return np.stack([self.encode(frames[row]) for frames, row in self.rows[id]])
 
 
 def planned(corpus: Corpus) -> list[Planned]:
@@ -114,7 +99,7 @@ def planned(corpus: Corpus) -> list[Planned]:
     return [Planned(id, np.array(span)) for id, span in spans.items()]
 
 
-def encoding(spec: Spec, encoder: "SnippetEncoder") -> Callable[[NDArray[np.uint8]], NDArray[np.float16]]:
+def encoding(spec: Spec, encoder: "SnippetEncoder") -> Callable[[NDArray[np.uint8]], Features]:
     """Frames [T, 3, L, H, W] -> features [T, C]."""
     import torch
 
@@ -124,7 +109,7 @@ def encoding(spec: Spec, encoder: "SnippetEncoder") -> Callable[[NDArray[np.uint
     device, dtype = build.build_device(spec), build.DTYPES[spec.inference.precision]
     encoder.to(device)
 
-    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+    def encode(frames: NDArray[np.uint8]) -> Features:
         with autocast(device, dtype):
             features = encoder(torch.from_numpy(frames).unsqueeze(0))[0].float().cpu().numpy()
         if not np.isfinite(half := features.astype(np.float16)).all():
@@ -135,7 +120,7 @@ def encoding(spec: Spec, encoder: "SnippetEncoder") -> Callable[[NDArray[np.uint
 
 
 def write_npy(
-    folder: Path, plan: Sequence[Planned], make: Make, settings: dict[str, Any], done: Callable[[int], None]
+    folder: Path, plan: Sequence[Planned], make: Encoding, settings: dict[str, Any], done: Callable[[int], None]
 ) -> int:
     """One file a video, those that are there left alone; returns how many were. Raises Failure where others are."""
     stated = folder / "settings.json"
@@ -166,7 +151,7 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
     encoder = build.build_encoder(spec)
     corpus = build.build_corpus(spec)
     plan, settings = planned(corpus), sources(spec, corpus)
-    make = Encoding([*corpus.subsets.values()], encoding(spec, encoder), args.workers, [item.id for item in plan])
+    make = Encoding(corpus.subsets.values(), encoding(spec, encoder), args.workers)
     total = sum(len(item.span_s) for item in plan)
     with bar("extracting") as advance:
         finished = [0]
@@ -187,7 +172,6 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
                 sources=settings,
             )
             reused = write_packed(args.out, contents, plan, make, progress=done)
-    make.pool.shutdown()
     return {
         "path": str(args.out),
         "spec": str(beside(args.out, spec, corpus, npy=args.npy)),

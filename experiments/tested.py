@@ -73,7 +73,7 @@ def detect(
     ids = tuple(dict.fromkeys(samples.ids))
     inference, found = build.build_inference(spec, detector, device), []
     if encoder is not None:
-        samples = encoded(samples, encoder, dtype=inference.dtype, device=device)
+        samples = encoded(samples, encoder, dtype=inference.dtype, device=device, ahead=spec.runtime.workers)
     examples: list[dict[str, Any]] = []
     with bar("detecting") as advance:
         for id, scored in inference.videos(samples, lambda done, total: advance(done, total, "")):

@@ -10,6 +10,7 @@ from clips import decode_all, noise, write_clip, write_truth
 from torch.utils.data import DataLoader
 
 from etad import build
+from etad.data.ahead import Ahead
 from etad.data.annotations import DataError
 from etad.data.augment import draw_view
 from etad.data.batches import EpochBatches
@@ -35,7 +36,7 @@ def spec(folder: Path, data: dict[str, Any] | None = None, **video: Any) -> Spec
     args = {"videos": str(folder), "pattern": "{id}.mp4", "annotations": str(folder / "gt.json")}
     shown = {"frames": 3, "short_side": 16, "size": 12, "jitter": 0.1} | video
     tree = {"source": {"name": "videos", "args": args}, "tscale": 5, "video": shown} | (data or {})
-    return parse_spec({"data": tree, "training": {"seed": 7}})
+    return parse_spec({"data": tree, "training": {"seed": 7}, "encoder": {}})
 
 
 def corpus(folder: Path, data: dict[str, Any] | None = None, **video: Any) -> Corpus:
@@ -94,6 +95,22 @@ def test_rows_end(folder: Path) -> None:
     assert len(list(held)) == 2  # type: ignore[call-overload]
     with pytest.raises(IndexError):
         held[2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 20])
+def test_rows_decoded_ahead_are_the_same_in_any_order(count: int, folder: Path) -> None:
+    held = frames(corpus(folder).subsets["training"])
+    ahead = Ahead(held, count)
+    assert len(ahead) == len(held) == 4
+    for row in (0, 1, 2, 3, 0, 2, 2, 1, 3, 0):
+        np.testing.assert_array_equal(ahead[row], held[row])
+    with pytest.raises(IndexError):
+        ahead[4]
+    (folder / "b.mp4").write_bytes(b"")
+    ahead = Ahead(held, count)
+    np.testing.assert_array_equal(ahead[0], held[0])
+    with pytest.raises(VideoError, match=r"b\.mp4"):
+        ahead[1]
 
 
 def cut(path: Path, share: float) -> None:
