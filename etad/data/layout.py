@@ -15,14 +15,13 @@ import numpy as np
 from etad.data.annotations import Video
 from etad.data.survey import LEAST_COLUMNS, instances
 from etad.data.windows import row_spans, segments_in_window
-from etad.spec import WindowSpec
+from etad.spec import DataSpec, WindowSpec
 
 WHOLE, WINDOWS = (32, 64, 128), (128, 256)  # T tried, the cheaper first
 WORSE = 0.05  # reach that a cheaper layout may lack
-BINS, BINS_A_COLUMN = (
-    (8, 16, 24),
-    0.75,
-)  # of the median instance; ActivityNet-1.3 and THUMOS-14 have 0.6 to 0.7 at 24 and 16
+BINS = (8, 16, 24)
+BINS_A_COLUMN = 0.75  # of the median instance; ActivityNet-1.3 and THUMOS-14 have 0.6 to 0.7, with 24 and 16 bins
+MIN_LENGTH = DataSpec.model_fields["min_length"].default  # a row whose every instance is shorter is not trained on
 ANCHORS = 495  # 6 % of 8,256, the paper's a video
 UNEQUAL = 0.02  # strides that differ by more between videos are fitted to each
 STEPS, MOST_EPOCHS = 300, 60
@@ -51,7 +50,7 @@ class _Candidate:
     tscale: int
     windows: WindowSpec | None
     reach: float
-    rows: int  # of training videos, with an instance
+    rows: int  # of training videos, that are trained on
 
     @property
     def text(self) -> str:
@@ -118,23 +117,20 @@ def _candidate(
     reached = count = rows = 0
     for video in videos:
         lengths = video.segments_s[:, 1] - video.segments_s[:, 0]
-        t = columns[video.id]
         count += len(lengths)
-        if windows is None:
-            reached += int((lengths * tscale >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
-            rows += video.subset == train_subset and len(lengths) > 0
-            continue
-        spans = row_spans(t, video.duration_s, tscale, windows)
-        kept = [segments_in_window(video.segments_s, span, windows.min_inside)[1] for span in spans]
-        inside = np.unique(np.concatenate(kept))
-        reached += int((lengths[inside] * t >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
-        rows += sum(len(k) > 0 for k in kept) if video.subset == train_subset else 0
+        spans = row_spans(columns[video.id], video.duration_s, tscale, windows)
+        kept = [segments_in_window(video.segments_s, span, windows.min_inside if windows else 0.0) for span in spans]
+        inside = np.unique(np.concatenate([which for _, which in kept]))
+        shown = columns[video.id] if windows else tscale  # columns of the whole video
+        reached += int((lengths[inside] * shown >= LEAST_COLUMNS * video.duration_s * (1 - 1e-9)).sum())
+        if video.subset == train_subset:
+            rows += sum(bool((f[:, 1] - f[:, 0] >= MIN_LENGTH).any()) for f, _ in kept)
     return _Candidate(tscale, windows, reached / max(count, 1), rows)
 
 
 def _complete(videos: Sequence[Video], columns: Mapping[str, int], chosen: _Candidate, where: str) -> Layout:
     of = instances(videos, columns)
-    covered = of.share * chosen.tscale if chosen.windows is None or of.columns is None else of.columns
+    covered = of.columns if chosen.windows and of.columns is not None else of.share * chosen.tscale
     longest, median = float(np.quantile(covered, 0.99)), float(np.median(covered))
     max_duration = min(1.0, max(1, math.ceil(8 * longest / chosen.tscale - 1e-9)) / 8)
     bins = min(BINS, key=lambda r: abs(r - BINS_A_COLUMN * median))
