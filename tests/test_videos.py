@@ -171,6 +171,22 @@ def test_a_missing_file_is_named_or_left_out(folder: Path) -> None:
         corpus(folder, {"missing": "skip"})
 
 
+def test_files_of_any_ending(folder: Path) -> None:
+    source = spec(folder).data.source
+    source.args["pattern"] = "{id}.*"
+    for name, ending in (("a", "mkv"), ("e", "avi")):
+        (folder / f"{name}.mp4").rename(folder / f"{name}.{ending}")
+    (folder / "f.mp4").rename(folder / "v.1.mp4")
+    write_truth(folder / "gt.json", dict.fromkeys(["a", "b", "e", "v.1"], DURATION_S), validation=("e", "v.1"))
+    any_ending = {"source": source.model_dump()}
+    assert corpus(folder, any_ending).subsets["validation"].ids == ("e", "v.1")
+    (folder / "e.mp4").write_bytes(b"")
+    (folder / "other.mp4").write_bytes(b"")
+    (folder / "other.mkv").write_bytes(b"")
+    with pytest.raises(DataError, match=r"e\.(avi|mp4) is beside it"):
+        corpus(folder, any_ending)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "turn", "shown"), [(48, 24, 0, (32, 16)), (24, 48, 90, (32, 16)), (26, 34, -90, (21, 16))]
 )
@@ -233,7 +249,15 @@ def test_frames_need_their_knobs(folder: Path) -> None:
     with pytest.raises(SpecError, match=r"video\.size=20 does not fit"):
         spec(folder, size=20)
     with pytest.raises(DataError, match="once, as in"):
-        corpus(folder, {"source": {"name": "videos", "args": {"videos": ".", "pattern": "a.mp4", "annotations": "x"}}})
+        corpus(
+            folder,
+            {
+                "source": {
+                    "name": "videos",
+                    "args": {"videos": ".", "pattern": "a.mp4", "annotations": str(folder / "gt.json")},
+                }
+            },
+        )
     (folder / "gt.json").write_text(
         json.dumps({"database": {"../x": {"duration": 1, "subset": "training", "annotations": []}}})
     )

@@ -103,16 +103,16 @@ def video_spec(spec: DataSpec) -> VideoSpec:
 def videos(
     spec: DataSpec, *, videos: str, pattern: str, annotations: str, classifier: str | None = None, mark: str = "custom"
 ) -> Corpus:
-    """Video files in a folder; `pattern` names a video's, as in '{id}.mp4'. Raises DataError, SpecError."""
-    shown, folder, by = video_spec(spec), Path(videos), decoding()
-    check_pattern(pattern, "{id}.mp4")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of videos")
+    """Video files in a folder; `pattern` names a video's: '{id}.mp4', or '{id}.*' where their endings differ.
+
+    Raises DataError, SpecError.
+    """
+    shown, by = video_spec(spec), decoding()
     truth = read_annotations(annotations)
     subsets = tuple(dict.fromkeys((spec.train_subset, spec.test_subset)))
-    paths = {v.id: folder / name_below(folder, pattern, v.id) for name in subsets for v in truth.subset(name)}
-    absent = {id for id, path in paths.items() if not path.is_file()}
-    truth = with_features(truth, subsets, absent, spec.missing, "files")
+    ids = [video.id for name in subsets for video in truth.subset(name)]
+    paths = find_files(Path(videos), pattern, ids)
+    truth = with_features(truth, subsets, set(ids) - paths.keys(), spec.missing, "files")
     found, broken = inspect_all(truth, subsets, paths)
     if broken and shown.broken != "skip":
         reasons = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
@@ -123,10 +123,26 @@ def videos(
     policy = "left out of training, detection and evaluation, as data.video.broken=skip asks"
     truth = less(truth, subsets, [*broken], "broken_video", policy)
     rows = {name: video_samples(spec, truth.subset(name), found) for name in subsets}
-    origin = {"videos": f"{folder.name}, {pattern}", "decoding": by}
+    origin = {"videos": f"{Path(videos).name}, {pattern}", "decoding": by}
     if broken:
         origin["videos left out"] = "; ".join(broken.values())
     return make_corpus(truth, rows, origin, annotations, classifier, mark)
+
+
+def find_files(folder: Path, pattern: str, ids: Sequence[str]) -> dict[str, Path]:
+    """The files of these videos, those that are there. Raises DataError, where one has two files of any ending too."""
+    check_pattern(pattern, "{id}.mp4")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of videos")
+    whole = pattern.removesuffix(".*")
+    paths = {id: folder / name_below(folder, whole, id) for id in ids}
+    if whole == pattern:
+        return {id: path for id, path in paths.items() if path.is_file()}
+    files: dict[Path, Path] = {}
+    for path in (path for parent in {path.parent for path in paths.values()} for path in parent.glob("*.*")):
+        if files.setdefault(path.with_suffix(""), path) != path and path.with_suffix("") in paths.values():
+            raise DataError(f"{path}: {files[path.with_suffix('')].name} is beside it; keep one of them")
+    return {id: files[path] for id, path in paths.items() if path in files}
 
 
 def inspect_all(
