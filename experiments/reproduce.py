@@ -9,16 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from etad import build, measure
 from etad.record import Figure, write_record
 from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_tree
 from experiments.command import Misuse, main, parser
 from experiments.keys import run_folder
 from experiments.progress import bar, say
 from experiments.run import run_in
-from reports.render import render_run
 
 SPECS = Path(__file__).parent / "specs"
 RUNS = Path("runs")
@@ -50,23 +46,29 @@ BENCHMARKS = {
 }
 
 
-def paper_figures(benchmark: Benchmark, device: torch.device, steps: int, timed: int) -> list[Figure]:
-    """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` rows."""
+def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> list[Figure]:
+    """Memory of a step at the paper's size, traced; the full schedule's time, from a few steps of `timed` rows.
+
+    Measured on the device of `spec`.
+    """
+    from etad import build, measure  # torch takes seconds to import
+
+    device = build.build_device(spec)
     where, figures = measure.device_name(device), []
     with bar("measuring at the paper's size") as advance:
         for n, precision in enumerate(("float32", "bfloat16")):
-            spec, dtype = benchmark.spec("paper", f"training.precision={precision}"), build.DTYPES[precision]
-            data, videos = spec.data, spec.training.batch
+            paper, dtype = benchmark.spec("paper", f"training.precision={precision}"), build.DTYPES[precision]
+            data, videos = paper.data, paper.training.batch
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
             traced_note = f"{size}; the LSTM kernels' own workspace apart"
             traced = measure.trace_step(
-                partial(build.build_step, spec), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
+                partial(build.build_step, paper), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
             advance(2 * n + 1, 4, f"traced {precision}")
             batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
-            seconds = measure.step_seconds(build.build_step(spec, device), batch, dtype, steps=steps)
+            seconds = measure.step_seconds(build.build_step(paper, device), batch, dtype, steps=steps)
             measured_size = f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}"
-            epochs = spec.training.epochs
+            epochs = paper.training.epochs
             schedule = seconds / timed * videos * (benchmark.rows // videos) * epochs
             advance(2 * n + 2, 4, f"timed {precision}")
             for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
@@ -136,9 +138,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     folder, record = run_in(RUNS, spec, words)
     if record.figure("paper_peak_memory_float32") is None:
         steps, timed = (1, 4) if args.preset == "smoke" else (3, 16)
-        added = paper_figures(BENCHMARKS[args.benchmark], build.build_device(spec), steps, timed)
+        added = paper_figures(BENCHMARKS[args.benchmark], spec, steps, timed)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
+    from reports.render import render_run  # matplotlib and pandas are slow to import too
+
     pages = render_run(folder, args.out)
     return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages[:2]]}
 

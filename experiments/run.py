@@ -4,6 +4,7 @@ In a folder of runs, all runs that train the same share what was trained: runs/t
 """
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -153,6 +154,8 @@ def show(result: dict[str, Any]) -> None:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     spec = read_spec(args.spec, args.set)
+    if os.environ.get("RANK", "0") == "0":
+        say(f"run: {args.out or run_folder(spec, args.runs)}")
     if args.out:
         folder, record = args.out, run_spec(spec, args.out)
     else:

@@ -21,6 +21,7 @@ from ablations.studies import STUDIES
 from etad.record import read_record
 from experiments import ablate, studying
 from experiments.plan import Plan, shard
+from experiments.project import START_S, Clock
 from experiments.schedule import Progress
 from experiments.studying import looks
 
@@ -294,7 +295,22 @@ def test_seeds_are_added_until_a_claim_is_decided(home: Path, monkeypatch: pytes
     assert result.outcome.verdicts[0].word == "not run"
 
 
-def test_the_commands_of_the_readme(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*words("precision"), "--seeds", "2", "--dry-run"]
+    code, result, _ = run(capsys, *args, "--study", "roi", "--only", "extension=0.5")
+    assert code == 1  # precision has no such axis
+    code, result, _ = run(capsys, *args)
+    found = result["dry_run"]["precision"]
+    assert (code, found["runs"], found["done"]) == (0, 4, 0)
+    assert found["seconds"] > 4 * START_S
+    assert "4 runs (0 done); about" in found["text"]
+    assert not (home / "runs").exists()
+
+
+def test_the_commands_of_the_readme(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "seconds", lambda self, runs: 1.0)
     text = (ROOT / "README.md").read_text()
     typed = re.findall(r"python -m experiments\.ablate ([^`\n|#]*)", text)
     assert len(typed) >= 3
