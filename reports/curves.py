@@ -106,10 +106,8 @@ def _realised(panel: Panel) -> dict[object, str]:
     for cell in (cell for group in panel.groups.values() for cell in group):
         if (found := cell.estimate("anchors")) and found.value is not None:
             counts.setdefault(cell.values.get(panel.axis), set()).add(format_value(found.value))
-    clear = all(len(found) == 1 for found in counts.values())
-    return (
-        {x: min(found) for x, found in counts.items()} if clear and len(set.union(*counts.values(), set())) > 1 else {}
-    )
+    clear = all(len(found) == 1 for found in counts.values()) and len(set().union(*counts.values())) > 1
+    return {x: min(found) for x, found in counts.items()} if clear else {}
 
 
 def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame, label: str) -> None:
@@ -138,12 +136,8 @@ def _line_curve(axes: Axes, panel: Panel, frame: pd.DataFrame, label: str) -> No
 
 def _apart(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series:
     """x with the groups a little beside each other, so that none hides another's interval."""
-    shift = frame["group"].map(groups.index) - (len(groups) - 1) / 2
-    return (
-        frame["x"] * 1.03**shift
-        if spans(frame["x"])
-        else frame["x"] + shift * 0.012 * (frame["x"].max() - frame["x"].min())
-    )
+    x, shift = frame["x"], frame["group"].map(groups.index) - (len(groups) - 1) / 2
+    return x * 1.03**shift if spans(x) else x + 0.012 * shift * (x.max() - x.min())
 
 
 def legend_of(axes: Axes, handles: Sequence[Any], labels: Sequence[str], title: str) -> None:

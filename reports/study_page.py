@@ -113,11 +113,8 @@ def view_of(
     outcome = study.outcome
     assert outcome is not None
     lines, costs = _plots(outcome, figures, name, kinds)
-    accuracy, errors = (
-        study_plots.accuracy(outcome, figures, name, kinds),
-        study_plots.errors(outcome, figures, name, kinds),
-    )
-    by_tiou, diagnosis = study_tables.thresholds(outcome), study_tables.diagnosis(outcome)
+    accuracy = study_plots.accuracy(outcome, figures, name, kinds)
+    errors = study_plots.errors(outcome, figures, name, kinds)
     of_claims = study_runs.of_claims(study, links)
     prefix = f"{name}-"
 
@@ -133,9 +130,9 @@ def view_of(
         main=few(study_tables.main(outcome, links), study_tables.besides(outcome)),
         curves=lines,
         costs=costs,
-        by_tiou=few(by_tiou),
+        by_tiou=few(study_tables.thresholds(outcome)),
         accuracy=[accuracy] if accuracy else [],
-        diagnosis=few(diagnosis),
+        diagnosis=few(study_tables.diagnosis(outcome)),
         errors=[errors] if errors else [],
         published=few(*(published_tables.of_method(published, mark, "ETAD") for mark in published.marks)),
         unavailable=published.unavailable,

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from ablations.outcome import CellOutcome, Estimate, StudyOutcome
 from reports.curves import panels
 from reports.load import load_run
+from reports.render import render_studies
 from reports.studies import Study, load_study
 from reports.study_plots import front
+from reports.study_tables import main
 
 STUDIES = Path(__file__).parent / "fixtures" / "studies"
 
@@ -120,6 +122,44 @@ def test_runs_outside_the_runs_folder_are_refused_and_absent_ones_counted(change
         "run ..: not the name of a folder",
         "1 of 18 runs are not here, and so have no page",
     )
+
+
+def test_a_claim_that_compares_no_points_stands_by_the_number_in_its_reason(changed: Any) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        bare = {"difference": None, "low": None, "high": None, "word": "reproduced"}
+        tree["verdicts"][0].update(bare, reason="27.1 % of full backpropagation's peak")
+        tree["verdicts"][1].update(bare, reason="less")
+
+    study = changed(edit)
+    assert study.outcome is not None
+    assert [v.claim for v in study.outcome.verdicts] == ["saturation"]
+
+
+def test_an_axis_with_one_value_becomes_a_note(changed: Any) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        tree["axes"]["sampler"] = ["random"]
+        tree["cells"] = tree["cells"][:4]
+
+    study = changed(edit)
+    assert study.outcome is not None
+    assert list(study.outcome.axes) == ["ratio"]
+    assert [cell.values for cell in study.outcome.cells] == [{"ratio": r} for r in (0.01, 0.06, 0.2, 1.0)]
+    assert study.outcome.notes[-1] == "sampler is random in every cell."
+    assert shape(study.outcome) == [("ratio", {"": [0.01, 0.06, 0.2, 1.0]})]
+
+
+def test_a_study_without_runs_shows_what_its_claim_compares(changed: Any, tmp_path: Path) -> None:
+    def edit(tree: dict[str, Any]) -> None:
+        for cell in tree["cells"]:
+            cell.update(runs=[], seeds=[], estimates=[e for e in cell["estimates"] if e["name"] == "peak_memory"])
+        tree["verdicts"][0].update(metric="peak_memory", runs=[], variants=[])
+        tree.update(verdicts=tree["verdicts"][:1], diagnosis={}, data="paper size")
+
+    study = changed(edit)
+    assert study.outcome is not None
+    page = next(p for p in render_studies([study.folder], tmp_path / "out") if p.parent.name == "mine").read_text()
+    assert [column.title for column in main(study.outcome, {}).columns] == ["ratio", "sampler", "peak memory", "runs"]
+    assert "Peak memory by ratio, traced on paper size." in page
 
 
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)
