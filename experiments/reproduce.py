@@ -14,6 +14,8 @@ from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_
 from experiments.command import Misuse, main, parser
 from experiments.keys import run_folder
 from experiments.progress import bar, say
+from experiments.reproduce_videos import end_to_end_spec, start_encoder
+from experiments.reproduce_videos import paper_figures as paper_end_to_end
 from experiments.run import run_in
 
 SPECS = Path(__file__).parent / "specs"
@@ -106,6 +108,10 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
 
 def chosen_spec(args: argparse.Namespace) -> Spec:
     """The preset, on the user's files where given. Raises Misuse where files that belong together are missing."""
+    if args.end_to_end:
+        return end_to_end_spec(args)
+    if args.videos or args.checkpoint:
+        raise Misuse("--videos and --checkpoint go with --end-to-end")
     preset = args.preset or ("paper" if args.features else "laptop")
     tree = read_tree(SPECS / BENCHMARKS[args.benchmark].specs[preset])
     if args.features:
@@ -121,7 +127,10 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
         if (args.features / "index.json").exists():
             source = {"name": "packed", "args": given}
         else:
-            source = {"name": "features", "args": {**given, "pattern": args.pattern, "layout": args.layout}}
+            source = {
+                "name": "features",
+                "args": {**given, "pattern": args.pattern or "v_{id}.npy", "layout": args.layout},
+            }
         tree = merge(tree, {"name": f"{args.benchmark}-{preset}", "data": {"source": source, "missing": args.missing}})
         if args.blocked:
             tree = merge(tree, {"evaluation": {"blocked": args.blocked}})
@@ -135,16 +144,25 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     say(f"run: {run_folder(spec, RUNS)}")
     typed = args.typed[2:] if args.typed[:2] == ["--benchmark", args.benchmark] else args.typed
     words = f"nox -s reproduce_{args.benchmark}" + (f" -- {shlex.join(typed)}" if typed else "")
+    if args.end_to_end:
+        start_encoder(spec, own_videos=args.videos is not None, given=args.checkpoint is not None)
     folder, record = run_in(RUNS, spec, words)
     if record.figure("paper_peak_memory_float32") is None:
-        steps, timed = (1, 4) if args.preset == "smoke" else (3, 16)
-        added = paper_figures(BENCHMARKS[args.benchmark], spec, steps, timed)
+        added = _at_papers_size(args, spec)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
     from reports.render import render_run  # matplotlib and pandas are slow to import too
 
     pages = render_run(folder, args.out)
     return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages[:2]]}
+
+
+def _at_papers_size(args: argparse.Namespace, spec: Spec) -> list[Figure]:
+    smoke = args.preset == "smoke"
+    if args.end_to_end:
+        return paper_end_to_end(spec, timed=not smoke)
+    steps, timed = (1, 4) if smoke else (3, 16)
+    return paper_figures(BENCHMARKS[args.benchmark], spec, steps, timed)
 
 
 def show(result: dict[str, Any]) -> None:
@@ -155,10 +173,12 @@ def show(result: dict[str, Any]) -> None:
         print(f" (floor {figures['average_mAP_floor']:.2f}, ceiling {figures['average_mAP_ceiling']:.2f})", end="")
     print(f"\ntraining took {figures['training_time']:.1f} s")
     for precision in ("float32", "bfloat16"):
-        memory, schedule = figures[f"paper_peak_memory_{precision}"], figures[f"paper_schedule_projected_{precision}"]
-        print(
-            f"at the paper's size, {precision}: {memory / 2**30:.2f} GiB traced, schedule projects to {schedule / 60:.0f} min"
+        memory, schedule = (
+            figures[f"paper_peak_memory_{precision}"],
+            figures.get(f"paper_schedule_projected_{precision}"),
         )
+        print(f"at the paper's size, {precision}: {memory / 2**30:.2f} GiB traced", end="")
+        print(f", schedule projects to {schedule / 60:.0f} min" if schedule else "")
     for page in result["pages"]:
         print(f"report: {page}")
 
@@ -176,7 +196,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--classifier", type=Path, help="video-level classes (JSON, CSV or uNet_test.npy)")
     made.add_argument("--mark", help="the data's name beside every figure (default: the benchmark's)")
     made.add_argument("--blocked", help="ids left out of the evaluation: anet-79, or a JSON file")
-    made.add_argument("--pattern", default="v_{id}.npy", help="name of a video's feature file (default: %(default)s)")
+    made.add_argument("--end-to-end", action="store_true", help="train the encoder too, on videos or made-up ones")
+    made.add_argument("--videos", type=Path, help="folder of the videos, with --end-to-end")
+    made.add_argument("--checkpoint", type=Path, help="the encoder's weights to start from, with --end-to-end")
+    made.add_argument("--pattern", help="name of a video's file (default: v_{id}.npy, of videos v_{id}.mp4)")
     made.add_argument(
         "--layout", choices=("TC", "CT"), default="TC", help="axes of a feature array (default: %(default)s)"
     )
