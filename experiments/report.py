@@ -33,7 +33,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     folders = _folders(args.folders)
     if args.published:
-        written = render.render_published(folders, PUBLISHED)
+        written = render.render_published(folders, PUBLISHED, None if args.folders else "laptop")
     elif len(args.folders) == 1 and not render.is_study(folders[0]):
         try:
             written = render.render_run(folders[0], args.out)
@@ -58,7 +58,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     given = "folders of studies or runs; none: every one in studies/ and runs/"
     made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help=given)
     made.add_argument("--out", type=Path, default=Path("site"), help="where the pages go (default: site)")
-    markdown = "write the studies as Markdown into reports/published instead, which is committed"
+    markdown = "write the studies (by default those at the laptop preset) as Markdown into reports/published instead"
     made.add_argument("--published", action="store_true", help=markdown)
     return main(made, work, show, argv)
 

@@ -100,7 +100,9 @@ def _html_environment() -> Environment:
 
 
 def write(path: Path, text: str) -> Path:
-    """A file of a report: whole or absent, but not forced to disk, for it can be made again."""
+    """A file of a report: whole or absent, but not forced to disk, for it can be made again; left alone where it stands."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return path
     with replacing(path, durable=False) as file:
         file.write(text)
     return path

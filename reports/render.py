@@ -92,19 +92,21 @@ def render_studies(folders: Sequence[Path], out: Path) -> list[Path]:
     return write_page(out, "index", values, tables) + list(chain.from_iterable(each(work)))
 
 
-def render_published(folders: Sequence[Path], out: Path) -> list[Path]:
+def render_published(folders: Sequence[Path], out: Path, preset: str | None = None) -> list[Path]:
     """The studies among these folders as Markdown for a repository: README.md, a page a study, figures as SVG.
 
+    With `preset`, those alone that ran at it.
     Pages and figures that `out` holds of other studies are removed. Returns the written files, README.md first.
     Raises RecordError where no study can be read.
     """
-    studies, published = find([folder for folder in map(Path, folders) if is_study(folder)]), read_published()
-    whole = [study for study in studies.studies if study.outcome]
+    found, published = find([folder for folder in map(Path, folders) if is_study(folder)]), read_published()
+    whole = [study for study in found.studies if study.outcome and preset in (None, study.outcome.preset)]
     if not whole:
         raise RecordError("no study to publish; run one with: python -m experiments.ablate --study NAME")
     names = slugs([study.name for study in whole])
     leads = [(study, f"{name}.html") for study, name in zip(whole, names, strict=True)]
-    values, _ = values_of(leads, studies.runs, published, None)
+    runs = list({run.folder: run for study in whole for run in study.runs.values()}.values())
+    values, _ = values_of(leads, runs, published, None)
     written = [write_markdown(out / "README.md", "index", values)]
     for study, name in zip(whole, names, strict=True):
         view = view_of(study, published, name=name, figures=out / "figures", links={}, kinds=("svg",))
