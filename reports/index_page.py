@@ -99,5 +99,6 @@ def values_of(
         "overviews": tables,
         "published": others,
         "compared": bool(compared),
+        "committed": links is None,
     }
     return values, [*claims, *main, *tables, *others]
