@@ -1,6 +1,7 @@
 """The main job: train, detect, evaluate, measure at the paper's size, and render the report."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etad.record import Figure, write_record
-from etad.spec import Spec, merge, parse_overrides, parse_spec, read_spec, read_tree
+from ablations.paper_claims import paper_claims
+from etad.record import Figure, Record, write_json, write_record
+from etad.spec import Spec, differences, merge, parse_overrides, parse_spec, read_spec, read_tree
 from experiments.command import Misuse, main, parser
 from experiments.keys import run_folder
 from experiments.progress import bar, say
@@ -19,7 +21,7 @@ from experiments.reproduce_videos import paper_figures as paper_end_to_end
 from experiments.run import run_in
 
 SPECS = Path(__file__).parent / "specs"
-RUNS = Path("runs")
+RUNS, CLAIMS = Path("runs"), Path("studies") / "paper_claims"
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         added = _at_papers_size(args, spec)
         record = record.model_copy(update={"figures": (*record.figures, *added)})
         write_record(folder, record)
+    if args.preset != "smoke" and args.benchmark == "anet":
+        _judge(args, spec, record)
     from reports.render import render_run  # matplotlib and pandas are slow to import too
 
     pages = render_run(folder, args.out)
     return {**record.model_dump(mode="json"), "folder": str(folder), "pages": [str(page) for page in pages[:2]]}
+
+
+def _judge(args: argparse.Namespace, spec: Spec, record: Record) -> None:
+    """Writes the paper's claims as far as this run judges them, as a study."""
+    preset = args.preset or ("paper" if args.features else "laptop")
+    outcome = paper_claims(
+        record, end_to_end=args.end_to_end, preset=preset, base=differences(spec), runs=os.path.relpath(RUNS, CLAIMS)
+    )
+    write_json(CLAIMS / "study.json", outcome.model_dump(mode="json"))
 
 
 def _at_papers_size(args: argparse.Namespace, spec: Spec) -> list[Figure]:

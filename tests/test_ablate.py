@@ -1,5 +1,6 @@
 """Studies run as a user runs them: shared, killed, failing, full disks, a cluster."""
 
+import io
 import json
 import os
 import re
@@ -15,14 +16,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from rich.console import Console
 
 from ablations.outcome import StudyOutcome
 from ablations.studies import STUDIES
 from etad.record import read_record
-from experiments import ablate, studying
+from experiments import ablate, display, studying
 from experiments.plan import Plan, shard
 from experiments.project import START_S, Clock
-from experiments.schedule import Progress
+from experiments.schedule import Job, Progress
 from experiments.studying import looks
 
 TINY = """
@@ -293,6 +295,24 @@ def test_seeds_are_added_until_a_claim_is_decided(home: Path, monkeypatch: pytes
     assert seen == [6, 9]
     assert result.outcome is not None
     assert result.outcome.verdicts[0].word == "not run"
+
+
+def test_a_terminal_is_drawn_live(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, out = plan("precision"), io.StringIO()
+    monkeypatch.setattr(display, "console", Console(file=out, force_terminal=True, width=120))
+    runs = made.cells["precision=float32"]
+    board = display.Board("precision", made.cells, len(made.runs))
+    state = studying.State(done=[runs[0]], failed={runs[1].folder: "it broke"}, to_come=list(runs[2:]))
+    board.reached[runs[0].folder.name] = 41.5
+    progress = Progress(state, jobs=[Job(runs[2])], seconds=[90.0, 110.0])
+    with display.shown(board) as watch:
+        watch(progress, runs[1])
+        watch(progress, None)
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert "precision=float32, seed 1: failed: it broke" in said
+    assert "precision: 1 of 6 done, 1 running, 1 to come, 1 failed; about 3 min left" in said
+    assert "best so far: precision=float32 at 41.50" in said
+    assert "precision=float32, seed 2" in said
 
 
 def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
