@@ -6,7 +6,7 @@ reports/markdown.py writes them as Markdown, the templates as HTML.
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from etad.record import Evidence
@@ -177,21 +177,29 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """Plain values in base units (s, B, %, FLOP); a column of evidence marks beside each column that has some."""
-    marked = [any(row[i].mark for row in table.rows) for i in range(len(table.columns))]
-    head: list[str] = []
-    for column, has in zip(table.columns, marked, strict=True):
-        head.append(f"{column.title} [{column.unit}]" if column.unit else column.title)
-        head += [f"{column.title} evidence"] if has else []
+    """Plain values in base units (s, B, %, FLOP), beside them what some row has: both ends of the interval, evidence."""
+    cells = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    bounded = [any(cell.interval for cell in column) for column in cells]
+    marked = [any(cell.mark for cell in column) for column in cells]
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
+
+    def line(parts: Iterable[tuple[str, str, str, str]]) -> None:
+        picked = zip(parts, bounded, marked, strict=True)
+        writer.writerow([x for four, b, m in picked for x, on in zip(four, (True, b, b, m), strict=True) if on])
+
+    def head(column: Column) -> tuple[str, str, str, str]:
+        unit = f" [{column.unit}]" if column.unit else ""
+        title = column.title
+        return f"{title}{unit}", f"{title} low{unit}", f"{title} high{unit}", f"{title} evidence"
+
+    def entry(cell: Cell) -> tuple[str, str, str, str]:
+        value, low, high = ("" if x is None else repr(x) for x in (cell.value, cell.low, cell.high))
+        return cell.label or value, low, high, (cell.evidence or "") if cell.mark else ""
+
+    line(map(head, table.columns))
     for row in table.rows:
-        line: list[str] = []
-        for cell, has in zip(row, marked, strict=True):
-            plain = cell.label if cell.label else "" if cell.value is None else repr(cell.value)
-            line += [plain, *([cell.evidence or ""] if has and not cell.missing else [""] if has else [])]
-        writer.writerow(line)
+        line(map(entry, row))
     return out.getvalue()
 
 

@@ -62,6 +62,16 @@ def test_csv_holds_plain_values_with_their_evidence_and_leaves_the_missing_empty
     assert lines == [["name", "figure 0 [%]", "figure 0 evidence"], ["a, b", repr(1 / 3), "measured"], ["c", "", ""]]
 
 
+def test_csv_holds_both_ends_of_intervals() -> None:
+    columns = (Column("name", numeric=False), Column("mAP", "%"), Column("time", "s"))
+    rows = ((words("a"), Cell(2.0, "%", "measured", 1.5, 2.25), Cell(3.0, "s")), (words("b"), Cell(4.0, "%"), Cell()))
+    assert to_csv(Table("t", "t", columns, rows)).splitlines() == [
+        "name,mAP [%],mAP low [%],mAP high [%],mAP evidence,time [s]",
+        "a,2.0,1.5,2.25,measured,3.0",
+        "b,4.0,,,,",
+    ]
+
+
 def test_latex_is_a_booktabs_tabular_with_escaped_text() -> None:
     text = to_latex(_table([(r"50% & \input{x}_$1$", 1.5)]))
     assert text.splitlines()[-3] == (
