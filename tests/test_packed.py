@@ -55,7 +55,7 @@ def test_what_is_packed_is_read_back(tmp_path: Path, workers: int) -> None:
     assert isinstance(pack.features, np.memmap)
     assert pack.index.sources == {"raw": "made up"}
     assert [row.id for row in pack.index.rows] == [id for id, n in zip(IDS, COUNTS, strict=True) for _ in range(n)]
-    assert {path.suffix for path in (tmp_path / "pack").iterdir()} == {".json", ".npy"}
+    assert {path.suffix for path in (tmp_path / "pack").glob("[!.]*")} == {".json", ".npy"}
 
 
 def test_samples_are_views_where_rows_lie_together_and_copies_elsewhere(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_other_input_is_packed_anew(tmp_path: Path, change: str) -> None:
         contents = CONTENTS.model_copy(update={"sources": {"raw": "others"}})
     assert write_packed(tmp_path, contents, plan, make) == 0
     assert len(open_packed(tmp_path).rows) == len(plan)
-    assert len([*tmp_path.iterdir()]) == 2
+    assert len([*tmp_path.glob("[!.]*")]) == 2
 
 
 def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

@@ -13,22 +13,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from etad.data.annotations import DataError
 from etad.data.packed import Contents, Index, PackedFeatures, Row, open_packed
 from etad.record import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: nothing keeps a second writer away there
-    fcntl = None  # type: ignore[assignment]
 
 Make = Callable[[str], NDArray[np.float16]]  # video id -> its rows [W, T, C]; sent to other processes, so picklable
 
@@ -63,7 +58,7 @@ def write_packed(
     array, journal = path / f"features-{stamp}.npy", path / f"features-{stamp}.jsonl"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with FileLock(path / ".lock", blocking=False):  # ends with its process
             if (old := _finished(path, stamp)) is not None:
                 progress(len(old.index.rows))
                 return len(plan)
@@ -79,31 +74,13 @@ def write_packed(
             for leftover in path.glob("features-*"):
                 if leftover != array:
                     leftover.unlink()
+    except Timeout:
+        raise DataError(f"{path}: another process is packing into this folder; let it end, or name another") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{path}: the disk is full; make room and run the same command to go on") from None
     return reused
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One writer of a folder at a time; its lock ends with its process. Raises DataError where there is another."""
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise DataError(f"{path}: another process is packing into this folder; let it end, or name another") from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _pack(
