@@ -148,6 +148,8 @@ def build_encoder(spec: Spec) -> SnippetEncoder:
         torch.manual_seed(spec.training.seed)
         network: nn.Module = lookup(ENCODERS, wanted.network)(**wanted.network.args)
     if wanted.checkpoint:
+        if not Path(wanted.checkpoint).exists():
+            raise ValueError(f"{wanted.checkpoint}: no such file; python -m experiments.pretrain trains an encoder")
         load_encoder(network, Path(wanted.checkpoint))
     return SnippetEncoder(
         network=network,

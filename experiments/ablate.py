@@ -16,6 +16,7 @@ from ablations.study import Study, chosen, resolved, restricted
 from etad.spec import Spec, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Failure, Misuse, console, main, parser
 from experiments.plan import Plan
+from experiments.pretrain import start_encoder
 from experiments.studying import Options, Result, default_jobs, render, run_study
 
 SPECS = Path(__file__).parent / "specs"
@@ -24,10 +25,10 @@ EXAMPLE = """python -m experiments.ablate --study cascade_depth --dry-run
   python -m experiments.ablate --study temporal_aggregation --data prepared/mine"""
 
 
-def base_spec(args: argparse.Namespace) -> Spec:
-    """The preset, on the user's data where given, with what --set changes. Raises SpecError, Misuse."""
+def base_spec(args: argparse.Namespace, presets: str = "") -> Spec:
+    """The preset, on the user's data where given, with what --set changes; `presets`: see Study. Raises SpecError, Misuse."""
     preset = Path(args.preset)
-    tree = read_tree(preset if preset.suffix else SPECS / f"{args.preset}.yaml")
+    tree = read_tree(preset if preset.suffix else SPECS / f"{presets}{args.preset.removeprefix(presets)}.yaml")
     if args.data:
         spec = args.data / "spec.yaml" if args.data.is_dir() else args.data
         if not spec.exists():
@@ -41,7 +42,7 @@ def base_spec(args: argparse.Namespace) -> Spec:
 
 
 def make_plan(args: argparse.Namespace, study: Study) -> Plan:
-    base = base_spec(args)
+    base = base_spec(args, study.presets)
     return Plan(
         study=restricted(resolved(study, base), args.only),
         base=base,
@@ -81,6 +82,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         from experiments.project import projected
 
         return {"dry_run": projected(list(plans.values()), args.jobs or default_jobs())}
+    for plan in plans.values():
+        start_encoder(plan.base)
     results = {name: run_study(plan, options(args, name)) for name, plan in plans.items()}
     folders = [options(args, name).folder for name, result in results.items() if result.outcome]
     pages = render(folders, args.pages)[:2] if folders else []

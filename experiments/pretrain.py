@@ -11,6 +11,7 @@ from etad.spec import Spec, SpecError, merge, parse_overrides, parse_spec, read_
 from experiments.command import main, parser
 from experiments.progress import bar, say
 
+EPOCHS, SNIPPETS, LR = 10, 8, 2e-3
 LAPTOP = Path(__file__).parent / "specs" / "encoder_laptop.yaml"
 
 
@@ -73,6 +74,20 @@ def pretrained(spec: Spec, out: Path, *, epochs: int, snippets: int, lr: float) 
     return made
 
 
+def start_encoder(spec: Spec) -> None:
+    """Trains the encoder that a spec starts from where it is not there yet: on its own videos, or on others made up.
+
+    Made-up videos are plenty, so the encoder learns on some that it does not meet again.
+    """
+    if spec.encoder is None or spec.encoder.checkpoint is None or Path(spec.encoder.checkpoint).exists():
+        return
+    say(f"an encoder to start from: {spec.encoder.checkpoint}")
+    made_up = spec.data.source.name == "synthetic_videos"
+    alone = spec.encoder.model_copy(update={"checkpoint": None})
+    learnt = chosen_spec(LAPTOP, []) if made_up else spec.model_copy(update={"encoder": alone})
+    pretrained(learnt, Path(spec.encoder.checkpoint), epochs=EPOCHS, snippets=SNIPPETS, lr=LR)
+
+
 def work(args: argparse.Namespace) -> dict[str, Any]:
     spec = chosen_spec(args.spec, args.set)
     say(f"encoder: {args.out}")
@@ -97,9 +112,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--spec", type=Path, default=LAPTOP, help="videos and encoder (default: the laptop's)")
     made.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override a knob of the spec")
     made.add_argument("--out", type=Path, default=Path("prepared/encoder.pth"), help="the file (default: %(default)s)")
-    made.add_argument("--epochs", type=int, default=10, help="passes over the training videos (default: %(default)s)")
-    made.add_argument("--snippets", type=int, default=8, help="of a video, drawn anew each time (default: %(default)s)")
-    made.add_argument("--lr", type=float, default=2e-3, help="AdamW, falling as a cosine (default: %(default)s)")
+    made.add_argument(
+        "--epochs", type=int, default=EPOCHS, help="passes over the training videos (default: %(default)s)"
+    )
+    made.add_argument(
+        "--snippets", type=int, default=SNIPPETS, help="of a video, drawn anew each time (default: %(default)s)"
+    )
+    made.add_argument("--lr", type=float, default=LR, help="AdamW, falling as a cosine (default: %(default)s)")
     return main(made, work, show, argv)
 
 

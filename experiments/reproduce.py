@@ -15,8 +15,9 @@ from etad.record import Figure, Record, write_json, write_record
 from etad.spec import Spec, differences, merge, parse_overrides, parse_spec, read_spec, read_tree
 from experiments.command import Misuse, main, parser
 from experiments.keys import run_folder
+from experiments.pretrain import start_encoder
 from experiments.progress import bar, say
-from experiments.reproduce_videos import end_to_end_spec, start_encoder
+from experiments.reproduce_videos import end_to_end_spec
 from experiments.reproduce_videos import paper_figures as paper_end_to_end
 from experiments.run import run_in
 
@@ -146,8 +147,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     say(f"run: {run_folder(spec, RUNS)}")
     typed = args.typed[2:] if args.typed[:2] == ["--benchmark", args.benchmark] else args.typed
     words = f"nox -s reproduce_{args.benchmark}" + (f" -- {shlex.join(typed)}" if typed else "")
-    if args.end_to_end:
-        start_encoder(spec, own_videos=args.videos is not None, given=args.checkpoint is not None)
+    if args.end_to_end and not args.checkpoint:
+        start_encoder(spec)
     folder, record = run_in(RUNS, spec, words)
     if record.figure("paper_peak_memory_float32") is None:
         added = _at_papers_size(args, spec)

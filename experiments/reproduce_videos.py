@@ -3,14 +3,12 @@
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etad.record import Figure
 from etad.spec import Spec, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Misuse
-from experiments.pretrain import LAPTOP, chosen_spec, pretrained
-from experiments.progress import bar, say
+from experiments.progress import bar
 from experiments.trace_memory import PAPER, resolved, steps
 
 if TYPE_CHECKING:
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 SPECS = {"smoke": "end_to_end_smoke.yaml", "laptop": "end_to_end_laptop.yaml", "paper": PAPER.name}
 PAPER_VIDEOS = 10_024  # Source: METHOD 8, ActivityNet-1.3's training subset
-PRETRAINING: dict[str, Any] = {"epochs": 10, "snippets": 8, "lr": 2e-3}
 
 
 def end_to_end_spec(args: argparse.Namespace) -> Spec:
@@ -49,18 +46,6 @@ def end_to_end_spec(args: argparse.Namespace) -> Spec:
     if args.checkpoint:
         tree = merge(tree, {"encoder": {"checkpoint": str(args.checkpoint)}})
     return parse_spec(merge(tree, parse_overrides([f"training.seed={args.seed}", *args.set])), f"preset {preset}")
-
-
-def start_encoder(spec: Spec, *, own_videos: bool, given: bool) -> None:
-    """Trains the encoder that the spec starts from where it is not there yet: on the user's videos, or made-up ones."""
-    assert spec.encoder is not None
-    path = spec.encoder.checkpoint
-    if path is None or given or Path(path).exists():
-        return
-    say(f"an encoder to start from: {path}")
-    alone = {"encoder": spec.encoder.model_copy(update={"checkpoint": None})}
-    learnt = spec.model_copy(update=alone) if own_videos else chosen_spec(LAPTOP, [])
-    pretrained(learnt, Path(path), **PRETRAINING)
 
 
 def paper_figures(chosen: Spec, *, timed: bool) -> list[Figure]:

@@ -99,7 +99,7 @@ def test_an_unknown_study() -> None:
 @pytest.mark.parametrize("preset", ["smoke", "laptop", "paper"])
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_cell_is_a_system_of_its_own(name: str, preset: str) -> None:
-    base = read_spec(SPECS / f"{preset}.yaml")
+    base = read_spec(SPECS / f"{STUDIES[name].presets}{preset}.yaml")
     study = resolved(STUDIES[name], base)
     tested = [cell_spec(base, cell).model_dump(include=set(TESTED), mode="json") for cell in study.cells]
     alike = [
