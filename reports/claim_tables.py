@@ -34,8 +34,10 @@ def _numbers(outcome: StudyOutcome, verdict: Verdict, href: str = "") -> tuple[C
     mark = evidence(outcome, verdict) if judged else None
     note = f"{verdict.criterion}; confidence {100 * verdict.confidence:.0f} %"
     note += f", interval widened for {verdict.looks} looks" if verdict.looks > 1 else ""
+    bare = verdict.difference is None and judged
+    word = f"{said(verdict)}: {verdict.reason}" if bare else said(verdict)  # never without its numbers
     return (
-        Cell(label=said(verdict), tone=TONES.get(verdict.word, ""), note=verdict.reason),
+        Cell(label=word, tone=TONES.get(verdict.word, ""), note=verdict.reason),
         Cell(verdict.difference, "points", mark, verdict.low, verdict.high, verdict.runs, note=note, href=href),
         Cell(verdict.margin, "points"),
         Cell(verdict.power, label=None if verdict.power is None else f"{100 * verdict.power:.0f} %"),

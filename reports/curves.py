@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from reports.table import format_value
 
 BANDS = 2  # groups whose intervals are shaded; more would hide each other
 INSIDE = 3  # groups whose legend stands inside the axes
+MOST = 8  # groups of a panel
 LOG_FROM = 8.0  # an axis whose values span this factor is drawn in logarithms
 
 
@@ -32,6 +33,7 @@ class Panel:
     numeric: bool
     by: str  # names of the other axes
     groups: dict[str, list[CellOutcome]]  # the other axes' values, as shown -> cells in the axis' order
+    held: str = ""  # axes held at one value
 
     def frame(self) -> pd.DataFrame:
         """Columns x, y, low, high, group; low and high may be missing."""
@@ -67,9 +69,24 @@ def _grouped(outcome: StudyOutcome, axis: str, cells: Sequence[CellOutcome]) -> 
 
 
 def panels(outcome: StudyOutcome) -> list[Panel]:
-    """A panel for the first axis, and one for each other that shows cells which no panel before has as a line."""
+    """A panel for the first axis, and one for each other that shows cells which no panel before has as a line.
+
+    Where a panel would have more than MOST lines, the last axes are held at their first values.
+    """
     shown = measure(outcome)
     cells = [cell for cell in outcome.cells if (e := cell.estimate(shown)) and e.value is not None]
+    axes, held = list(outcome.axes), dict[str, Any]()
+    while True:
+        out = _panels(outcome.model_copy(update={"axes": {a: outcome.axes[a] for a in axes}}), shown, cells)
+        if len(axes) <= 2 or all(len(panel.groups) <= MOST for panel in out):
+            said = ", ".join(f"{name} {plain(value)}" for name, value in held.items())
+            return [replace(panel, held=said) for panel in out]
+        last = axes.pop()
+        held[last] = outcome.axes[last][0]
+        cells = [cell for cell in cells if cell.values.get(last) == held[last]]
+
+
+def _panels(outcome: StudyOutcome, shown: str, cells: Sequence[CellOutcome]) -> list[Panel]:
     out: list[Panel] = []
     seen: list[CellOutcome] = []
     for axis, values in outcome.axes.items():
@@ -166,7 +183,7 @@ def _dot_curve(axes: Axes, panel: Panel, frame: pd.DataFrame, label: str) -> Non
     """Values that are no numbers: one line of text each, the measure to the right of it."""
     names = list(dict.fromkeys(frame["x"]))
     for n, (group, part) in enumerate(frame.groupby("group", sort=False)):
-        shift = 0.18 * (n - (len(panel.groups) - 1) / 2)
+        shift = min(0.18, 0.8 / len(panel.groups)) * (n - (len(panel.groups) - 1) / 2)
         places = [names.index(x) + shift for x in part["x"]]
         name = clipped(group) if len(panel.groups) > 1 else None
         colour = PALETTE[n % len(PALETTE)]
@@ -216,7 +233,8 @@ def curve(outcome: StudyOutcome, panel: Panel, folder: Path, name: str, kinds: S
         best = frame.sort_values("y", kind="stable").iloc[-1]
         has = frame["low"].notna().any()
         caption = (
-            f"{what[:1].upper()}{what[1:]} by {panel.axis}, {found.evidence} on {outcome.data}"
+            f"{what[:1].upper()}{what[1:]} by {panel.axis}{f' at {panel.held}' if panel.held else ''}, "
+            f"{found.evidence} on {outcome.data}"
             f"{', with 95 % intervals' if has else ''}.{shade}"
         )
         where = f"{panel.by} {best['group']}, " if len(panel.groups) > 1 else ""

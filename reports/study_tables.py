@@ -104,6 +104,8 @@ def _figures(outcome: StudyOutcome) -> tuple[list[str], list[str], list[str]]:
     tested = "anchors_testing" in names and "anchors_testing" not in alike  # the study is about testing
     main = {*ALWAYS, "step_time", "anchors", *(("anchors_testing", "detect_time_video") if tested else ())}
     rest = [n for n in order if n not in alike]
+    if not always:
+        return rest, [], alike
     return [n for n in rest if n in main], [n for n in rest if n not in main], alike
 
 
@@ -111,7 +113,7 @@ def main(outcome: StudyOutcome, links: Mapping[str, str]) -> Table:
     """One row a cell: its values, mAP with interval, costs, realised counts, runs. `links`: run -> its page."""
     names, _, alike = _figures(outcome)
     keys, named = _keys(outcome)
-    best = ranked(outcome)[:1]
+    best, run = ranked(outcome)[:1], any(cell.runs for cell in outcome.cells)
     rows = []
     for cell, key in zip(outcome.cells, named, strict=True):
         own = [run for run in cell.runs if run in links]
@@ -120,14 +122,14 @@ def main(outcome: StudyOutcome, links: Mapping[str, str]) -> Table:
         done = len(cell.runs) - len(cell.missing) - len(cell.failed)
         state = f"{done} of {len(cell.runs)}" if done < len(cell.runs) else str(done)
         runs = Cell(done, label=state, note="; ".join(cell.failed.values()), href=f"#{anchor(cell)}")
-        rows.append((*key, *figures, runs))
+        rows.append((*key, *figures, *([runs] if run else [])))
     return Table(
         "cells",
         f"Results on {outcome.data}{', a made-up set' if made_up(outcome.data) else ''}",
-        (*keys, *(column(outcome, n) for n in names), Column("runs")),
+        (*keys, *(column(outcome, n) for n in names), *([Column("runs")] if run else [])),
         tuple(rows),
         notes=(
-            "Mean over the seeds; in brackets the 95 % interval. A dash is not available.",
+            *(["Mean over the seeds; in brackets the 95 % interval. A dash is not available."] if run else []),
             *_same(outcome, alike),
             *_devices(outcome),
         ),

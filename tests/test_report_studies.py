@@ -158,8 +158,9 @@ def test_a_study_without_runs_shows_what_its_claim_compares(changed: Any, tmp_pa
     study = changed(edit)
     assert study.outcome is not None
     page = next(p for p in render_studies([study.folder], tmp_path / "out") if p.parent.name == "mine").read_text()
-    assert [column.title for column in main(study.outcome, {}).columns] == ["ratio", "sampler", "peak memory", "runs"]
+    assert [column.title for column in main(study.outcome, {}).columns] == ["ratio", "sampler", "peak memory"]
     assert "Peak memory by ratio, traced on paper size." in page
+    assert "holds on synthetic-1" in page
 
 
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)
@@ -202,6 +203,14 @@ def test_a_cross_of_two_axes_is_a_panel_each() -> None:
         ("bins", {"0.5": [8, 16, 24]}),
         ("extend", {"24": [0.0, 0.5, 1.0]}),
     ]
+
+
+def test_a_grid_of_too_many_lines_is_drawn_at_the_last_axes_first_value() -> None:
+    axes: dict[str, tuple[Any, ...]] = {"a": (1, 2), "b": tuple(range(5)), "c": ("x", "y")}
+    cells = [{"a": a, "b": b, "c": c} for a in axes["a"] for b in axes["b"] for c in axes["c"]]
+    (panel,) = panels(outcome(axes, *cells))
+    assert (panel.axis, panel.held, list(panel.groups)) == ("a", "c x", ["0", "1", "2", "3", "4"])
+    assert {cell.values["c"] for group in panel.groups.values() for cell in group} == {"x"}
 
 
 def test_a_cell_apart_stands_alone_in_the_first_panel() -> None:
