@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etad.data.annotations import DataError
-from etad.data.video import SLACK_S, VideoError, _decoded, inspect, read_frames
+from etad.data.video import SLACK_S, VideoError, _check, _decoded, inspect, read_frames
 
 
 def oracle(path: Path, times_s: NDArray[np.float64], height: int, width: int) -> NDArray[np.uint8]:
@@ -34,6 +34,8 @@ FILES = {
     "b-frames": {"codec": "libx264", "bf": "3", "crf": "10"},
     "open-groups": {"codec": "libx264", "bf": "3", "crf": "10", "x264-params": "open-gop=1"},
     "vp9": {"codec": "libvpx-vp9"},
+    "transport-stream": {"codec": "libx264", "bf": "3", "crf": "10"},
+    "cut-in": {"codec": "libx264", "bf": "3", "crf": "10"},
     "one-group": {"codec": "libx264", "g": "250", "crf": "10"},
 }
 
@@ -45,7 +47,9 @@ def test_the_frames_shown_are_those_of_the_time_stamps(
     kind: str, seek_s: float, stamps_s: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("etad.data.video.SEEK_S", seek_s)
-    suffix = "webm" if kind == "vp9" else "mp4"
+    suffix = {"vp9": "webm", "transport-stream": "ts"}.get(kind, "mp4")
+    if kind == "cut-in":  # an edit list leaves the first frames out, on which the others rest
+        stamps_s = [s - 0.35 for s in stamps_s]
     path = write_clip(tmp_path / f"clip.{suffix}", noise(60), stamps_s, **FILES[kind])
     video = inspect(path, stamps_s[-1])
     rng = np.random.default_rng(0)
@@ -73,6 +77,30 @@ def test_a_zero_byte_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(VideoError, match=r"empty\.mp4: is an empty file"):
         inspect(tmp_path / "empty.mp4", 1.0)
+
+
+def test_frames_that_are_lost_silently_are_noticed(tmp_path: Path) -> None:
+    video = inspect(write_clip(tmp_path / "a.mp4", noise(30)), 3.0)
+    times_s, stored_s = np.array([0.5, 1.0, 2.0]), np.arange(30) / 10
+    _check(video, times_s, np.array([0.5, 1.0, 1.9]), stored_s)
+    with pytest.raises(VideoError, match=r"a\.mp4: decoding fails: the frame at 2\.00 s is lost"):
+        _check(video, times_s, np.array([0.5, 1.0, 1.7]), stored_s)
+
+
+@pytest.mark.parametrize("times", [[0.5, 1.0], [0.5, 2.9]])
+def test_a_file_that_was_cut_off_since_it_was_looked_at(times: list[float], tmp_path: Path) -> None:
+    """Noticed once the cut is reached; a row that ends before it is right."""
+    path = write_clip(tmp_path / "a.mkv", noise(30))
+    video, whole = inspect(path, 3.0), path.read_bytes()
+    expected = oracle(path, np.array([times]), 16, 21)
+    path.write_bytes(whole[: int(0.7 * len(whole))])
+    if times[-1] < 2:
+        np.testing.assert_array_equal(read_frames(video, np.array([times]), short_side=16), expected)
+    else:
+        with pytest.raises(VideoError, match=r"a\.mkv: decoding fails: it ends at"):
+            read_frames(video, np.array([times]), short_side=16)
+    concealed = read_frames(video, np.array([times]), short_side=16, conceal=True)
+    np.testing.assert_array_equal(concealed[..., 0, :, :], expected[..., 0, :, :])
 
 
 def test_a_long_gap_at_the_end_of_a_group_is_no_damage(tmp_path: Path) -> None:

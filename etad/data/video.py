@@ -7,6 +7,7 @@ allowed), so a variable frame rate comes out right; before the first frame it is
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -200,34 +201,49 @@ def _decoded(
     `stored_s` gets the times of all frames that should come, in the order of the file.
     """
     av = pyav()
-    container, stream = _open(video.path)
+    container, stream, packets = _packets(video, float(times_s[0]))
     with container:
         context = stream.codec_context
         context.thread_type, context.thread_count = "AUTO", threads
-        going, floor_s = False, -np.inf
+        going, end_s = False, 0.0
         try:
-            for group in _groups(video, container, stream, float(times_s[0])):
-                if not going:  # frames before its key frame refer to some that were not decoded
-                    floor_s = group.key_s
-                wanted = group.shows(times_s)
-                packets = group.packets if wanted else [None] if going else []  # None: give what is held back
+            for group in _groups(video, packets):
+                wanted, end_s = group.shows(times_s), group.end_s
                 if wanted:
-                    promised = [video.time_s(p) for p in group.packets if p.size and not p.is_discard]
-                    stored_s += [at_s for at_s in promised if at_s >= floor_s]
-                for packet in packets:
+                    stored_s += [video.time_s(p) for p in group.packets if p.size and not p.is_discard]
+                for packet in group.packets if wanted else [None] if going else []:  # None: give what is held back
                     try:
                         frames = context.decode(packet)
                     except av.FFmpegError:
                         if not conceal:
                             raise
                         continue
-                    yield from ((frame, at_s) for frame in frames if (at_s := video.time_s(frame)) >= floor_s)
+                    yield from ((frame, video.time_s(frame)) for frame in frames)
                 if going and not wanted:
                     context.flush_buffers()
                 going = wanted
         except (OSError, av.FFmpegError) as error:
             if not conceal:
                 raise VideoError(f"{video.path}: decoding fails ({_first(error)})") from None
+        if end_s < video.last_s - 1.5 / video.frame_rate and not conceal:
+            raise VideoError(
+                f"{video.path}: decoding fails: it ends at {end_s:.2f} s, and ended at {video.last_s:.2f} s"
+            )
+
+
+def _packets(video: Video, from_s: float) -> tuple[Any, Any, Iterator[Any]]:
+    """An open file, its video stream and its packets, from a key frame at from_s or before it on."""
+    container, stream = _open(video.path)
+    packets = container.demux(stream)
+    if from_s > SEEK_S:
+        container.seek(video.first + int(from_s / video.tick_s), stream=stream)
+        first = next(packets)
+        if first.is_keyframe and -np.inf < video.time_s(first) <= from_s:
+            return container, stream, chain([first], packets)
+        container.close()  # formats without an index arrive anywhere
+        container, stream = _open(video.path)
+        packets = container.demux(stream)
+    return container, stream, packets
 
 
 @dataclass(frozen=True)
@@ -236,7 +252,7 @@ class _Group:
 
     packets: list[Any]
     first_s: float  # the earliest frame's time: some may be shown before the key frame
-    key_s: float
+    end_s: float  # the latest frame's time
     next_s: float  # the next key frame's time
 
     def shows(self, times_s: NDArray[np.float64]) -> bool:
@@ -245,23 +261,21 @@ class _Group:
         return bool(end > begin)
 
 
-def _groups(video: Video, container: Any, stream: Any, from_s: float) -> Iterator[_Group]:
-    """The groups of a file, from one before from_s on. Without time stamps their seconds are infinite: all are needed."""
-    sought = from_s > SEEK_S
-    if sought:
-        container.seek(video.first + int(from_s / video.tick_s), stream=stream)
-    packets = container.demux(stream)
-    held, first_s = [next(packets)], -np.inf
-    if sought and not -np.inf < video.time_s(held[0]) <= from_s:
-        container.seek(video.first, stream=stream)
-        packets = container.demux(stream)
-        held = [next(packets)]
+def _groups(video: Video, packets: Iterator[Any]) -> Iterator[_Group]:
+    """The groups of a file. Without time stamps their seconds are infinite: all are needed."""
+    held: list[Any] = []
+    first_s = -np.inf  # times before the first frame show it
     for packet in packets:
-        if packet.is_keyframe and packet.size:
+        if packet.is_keyframe and packet.size and held:
             key_s = video.time_s(packet)
-            yield _Group(held, first_s, video.time_s(held[0]), key_s if packet.pts is not None else np.inf)
-            held, first_s = [], key_s
+            yield _group(video, held, first_s, key_s if packet.pts is not None else np.inf)
+            if not all(p.is_discard for p in held):  # an edit list may leave the first groups out
+                first_s = np.inf
+            held = []
         held.append(packet)
-        if packet.size:
-            first_s = min(first_s, video.time_s(packet))
-    yield _Group(held, first_s, video.time_s(held[0]), np.inf)
+    yield _group(video, held, first_s, np.inf)
+
+
+def _group(video: Video, packets: list[Any], first_s: float, next_s: float) -> _Group:
+    times_s = [video.time_s(packet) for packet in packets if packet.size]
+    return _Group(packets, min([first_s, *times_s]), max(times_s, default=-np.inf), next_s)
