@@ -32,7 +32,11 @@ UNEVEN = list(np.cumsum(np.random.default_rng(1).choice([0.033, 0.034, 0.1, 0.7]
 FILES = {
     "mpeg4": {"codec": "mpeg4"},
     "b-frames": {"codec": "libx264", "bf": "3", "crf": "10"},
-    "open-groups": {"codec": "libx264", "bf": "3", "crf": "10", "x264-params": "open-gop=1"},
+    "open-groups": {  # frames that are shown before the key frame in front of them, and refer to the group before
+        "codec": "libx264",
+        "crf": "10",
+        "x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0:keyint=8",
+    },
     "vp9": {"codec": "libvpx-vp9"},
     "transport-stream": {"codec": "libx264", "bf": "3", "crf": "10"},
     "cut-in": {"codec": "libx264", "bf": "3", "crf": "10"},
@@ -65,6 +69,13 @@ def test_the_frames_shown_are_those_of_the_time_stamps(
         got = read_frames(video, times_s, short_side=16)
         np.testing.assert_array_equal(got, oracle(path, times_s, 16, 21))
         assert got.shape == (times_s.shape[0], 3, times_s.shape[1], 16, 21)
+
+
+def test_control_open_groups_are_open(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", noise(60), **FILES["open-groups"])
+    with av.open(str(path)) as container:
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(video=0) if p.size]
+    assert any(a[1] and b[0] < a[0] for a, b in pairwise(packets))
 
 
 def test_control_the_clip_has_different_frames(tmp_path: Path) -> None:
