@@ -54,5 +54,5 @@ def test_urfd_whole_and_one_batch(shared: Path) -> None:
         assert round(video.last_s * 30) + 1 == round(annotated.duration_s * 30)
     assert frames == 11_936
     batch = build.build_rows(spec, corpus).__getitems__([(0, 0, 0), (0, 0, 1)])
-    assert batch["frames"].shape == (2, 32, 3, 8, 56, 56)
+    assert batch["frames"].shape == (2, 32, 3, 8, 48, 48)
     assert batch["frames"].float().std() > 20
