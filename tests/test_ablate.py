@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,7 +118,7 @@ def test_a_study_from_its_runs_to_its_page(home: Path, capsys: pytest.CaptureFix
     ]
 
 
-def test_a_failure_is_kept_and_the_study_goes_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_kept_and_an_edited_record_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Half of the anchors, and no square of them fits: block fails, random does not.
     args = [*words("proposal_sampling"), "--seeds", "1", "--only", "ratio=0.2"]
     args += ["--only", "strategy=block", "--only", "strategy=random", "--set", "proposals.max_duration=0.1"]
@@ -135,10 +134,15 @@ def test_a_failure_is_kept_and_the_study_goes_on(home: Path, capsys: pytest.Capt
     begun = starts(home)
     assert run(capsys, *args)[0] == 1
     assert starts(home) == begun
-    assert run(capsys, *args, "--retry-failed")[0] == 1
+    (edited,), (retried,) = cells["random"].runs, cells["block"].runs
+    path = home / "runs" / edited / "record.json"
+    path.write_text(re.sub(r'("name": "average_mAP",\s*"value": )[\d.]+', r"\g<1>99.5", path.read_text()))
+    code, _, said = run(capsys, *args, "--retry-failed")
+    assert code == 1
+    assert f"runs/{edited}/record.json: edited since it was written" in said
+    assert read_record(path.parent).figure("average_mAP").value != 99.5  # type: ignore[union-attr]
     again = starts(home)
-    (retried,) = cells["block"].runs
-    assert {name: again[name] - begun[name] for name in begun} == {name: int(name == retried) for name in begun}
+    assert {name: again[name] - begun[name] for name in begun} == {edited: 1, retried: 1}
 
 
 def command(*args: str) -> list[str]:
@@ -147,7 +151,7 @@ def command(*args: str) -> list[str]:
 
 def test_two_processes_share_a_study_and_one_is_killed(home: Path) -> None:
     args = [*words("temporal_aggregation"), "--seeds", "1", "--only", "aggregator=none", "--only", "aggregator=dilated"]
-    args += ["--set", "training.epochs=60", "--set", "runtime.checkpoint_every=5"]
+    args += ["--set", "training.epochs=30", "--set", "runtime.checkpoint_every=5"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     first = subprocess.Popen(command(*args), start_new_session=True, **quiet)  # type: ignore[call-overload]
     deadline = time.monotonic() + 60
@@ -207,9 +211,6 @@ def test_a_full_disk_stops_the_study_with_its_finished_runs_whole(
     done = [read_record(path.parent) for path in home.glob("runs/*/record.json")]
     assert [record.status for record in done].count("done") == 1
     assert not (home / "studies").exists()
-    shutil.rmtree(home / "full")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert run(capsys, *args, "--retry-failed")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -230,19 +231,6 @@ def test_misuse(args: list[str], code: int, message: str, home: Path, capsys: py
     assert found == code
     assert message in said
     assert not (home / "runs").exists()
-
-
-def test_an_edited_record_is_named_and_computed_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = [*words("precision"), "--seeds", "1", "--only", "precision=float32"]
-    assert run(capsys, *args)[0] == 0
-    (path,) = home.glob("runs/*/record.json")
-    honest = path.read_text()
-    path.write_text(re.sub(r'("name": "average_mAP",\s*"value": )[\d.]+', r"\g<1>99.5", honest))
-    code, _, said = run(capsys, *args)
-    assert code == 0
-    assert f"{path.relative_to(home)}: edited since it was written" in said
-    assert json.loads(path.read_text())["figures"] != json.loads(honest.replace("average", "")).get("figures")
-    assert read_record(path.parent).figure("average_mAP").value != 99.5  # type: ignore[union-attr]
 
 
 def plan(study: str, **more: Any) -> Plan:
