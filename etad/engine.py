@@ -275,6 +275,13 @@ def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def leave_together() -> None:
+    """Ends the group of processes, once all are here: each goes its own way from now on."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def train(
     model: TrainingModel,
     rows: TrainingRows,
@@ -331,9 +338,7 @@ def train(
         experiment_name=f"{folder.name}-{time.time_ns()}",
     )
     runner.train()
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    leave_together()
 
 
 def _first(error: Exception) -> str:

@@ -30,6 +30,7 @@ def trained(
     held = read_trained(folder, key)
     if held is not None:
         say(f"trained already: {folder}")
+        engine.leave_together()
         detector, encoder = load(spec, folder / CHECKPOINT)
     else:
         with measure.peak_memory(device) as peak:

@@ -4,6 +4,7 @@ It reads a line [spec file, folder of the run, folder of runs] on standard input
 error in JSON, empty where there is none. What a run says on standard error goes into its folder, to output.txt.
 """
 
+import gc
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ def main() -> None:
             traceback.print_exc()
             error = f"{type(found).__name__}: {found}".splitlines()[0]
         print(json.dumps(error), flush=True)
+        gc.collect()  # cycles of a training hold its memory
 
 
 if __name__ == "__main__":
