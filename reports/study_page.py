@@ -115,7 +115,7 @@ def view_of(
     lines, costs = _plots(outcome, figures, name, kinds)
     accuracy = study_plots.accuracy(outcome, figures, name, kinds)
     errors = study_plots.errors(outcome, figures, name, kinds)
-    of_claims = study_runs.of_claims(study, links)
+    of_claims = study_runs.of_claims(study, links) if links else None  # without pages they would be names alone
     prefix = f"{name}-"
 
     def few(*tables: Table | None) -> list[Table]:
