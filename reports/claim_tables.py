@@ -9,6 +9,7 @@ from reports.studies import JUDGED, Study, made_up
 from reports.table import Cell, Column, Table, words
 
 TONES = {"holds": "yes", "reproduced": "yes", "does not hold": "no", "not reproduced": "no", "undecided": "open"}
+COMPARED = "Difference: left minus right of the criterion, in brackets its interval. Power: stated before the runs."
 MADE_UP = "A verdict on made-up data is a property of its generator too."
 
 
@@ -37,7 +38,7 @@ def _numbers(outcome: StudyOutcome, verdict: Verdict, href: str = "") -> tuple[C
     bare = verdict.difference is None and judged
     word = f"{said(verdict)}: {verdict.reason}" if bare else said(verdict)  # never without its numbers
     return (
-        Cell(label=word, tone=TONES.get(verdict.word, ""), note=verdict.reason),
+        Cell(label=word, evidence=mark if bare else None, tone=TONES.get(verdict.word, ""), note=verdict.reason),
         Cell(verdict.difference, "points", mark, verdict.low, verdict.high, verdict.runs, note=note, href=href),
         Cell(verdict.margin, "points"),
         Cell(verdict.power, label=None if verdict.power is None else f"{100 * verdict.power:.0f} %"),
@@ -81,11 +82,11 @@ def claims(studies: Sequence[tuple[Study, str]]) -> list[Table]:
                 (Column("claim", numeric=False), *_NUMBERS, *alike, Column("study", numeric=False)),
                 tuple(rows),
                 notes=(
-                    "Difference: left minus right of the criterion, in brackets its interval. Power: stated before the runs.",
+                    *([COMPARED] if any(v.difference is not None for *_, v, _ in found if v.data == mark) else []),
                     *([MADE_UP] if made_up(mark) else []),
                 ),
                 listed=True,
-            )
+            ).dense()
         )
     return tables
 
@@ -117,4 +118,4 @@ def verdicts(outcome: StudyOutcome, anchors: Set[str]) -> Table | None:
     varied = any(claim.variants for claim in outcome.verdicts)
     title = "The claims in numbers" + (", on the set and on variants with one ingredient out" if varied else "")
     notes = (MADE_UP,) if any(made_up(claim.data) for claim in outcome.verdicts) else ()
-    return Table("claims", title, columns, tuple(rows), notes=notes, listed=True) if rows else None
+    return Table("claims", title, columns, tuple(rows), notes=notes, listed=True).dense() if rows else None

@@ -35,13 +35,14 @@ def _glance_row(study: Study, href: str) -> tuple[Cell, ...]:
     for cell in ranked[:1] + ranked[1:][-1:]:  # best and worst
         row += [words(cell.name), study_tables.shown(cell.estimate("average_mAP"))]
     row += [Cell()] * (4 - len(row))
-    row += [study_tables.shown(ranked[0].estimate(n)) if ranked else Cell() for n in ("training_time", "peak_memory")]
+    row += [study_tables.shown(ranked[0].estimate(n)) for n in ("training_time", "peak_memory")]
     done = sum(len(cell.runs) - len(cell.missing) - len(cell.failed) for cell in outcome.cells)
     return (words(study.name, outcome.question, href), Cell(len(outcome.cells)), Cell(done), *row)
 
 
 def glance(studies: Sequence[tuple[Study, str]]) -> list[Table]:
-    """One row a study, a table for each data set: its best and worst cell, and the price of the best."""
+    """One row a study of mAP, a table for each data set: its best and worst cell, and the price of the best."""
+    of_mAP = [(s, href, s.outcome.data) for s, href in studies if s.outcome and study_tables.ranked(s.outcome)]
     columns = (
         Column("study", numeric=False),
         Column("cells"),
@@ -58,11 +59,11 @@ def glance(studies: Sequence[tuple[Study, str]]) -> list[Table]:
             f"studies-{mark}",
             f"Studies on {mark}{', a made-up set' if made_up(mark) else ''}",
             columns,
-            tuple(_glance_row(study, href) for study, href in studies if study.outcome and study.outcome.data == mark),
+            tuple(_glance_row(study, href) for study, href, data in of_mAP if data == mark),
             notes=("mAP: average over the thresholds, mean over the seeds, in brackets its 95 % interval.",),
             listed=True,
         )
-        for mark in dict.fromkeys(study.outcome.data for study, _ in studies if study.outcome)
+        for mark in dict.fromkeys(data for *_, data in of_mAP)
     ]
 
 

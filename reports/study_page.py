@@ -71,6 +71,8 @@ def _claim(outcome: StudyOutcome, verdict: Verdict) -> Claim:
         parts += ["; margin ", Cell(verdict.margin, "points")] if verdict.margin is not None else []
         parts += [f"; power {100 * verdict.power:.0f} %, stated before the runs"] if verdict.power is not None else []
         parts.append(f"; {verdict.seeds} seeds on {verdict.videos:,} videos of {verdict.data}.")
+    elif mark:
+        parts.append(Cell(label=verdict.reason, evidence=mark))
     return Claim(verdict, claim_tables.said(verdict), claim_tables.TONES.get(verdict.word, ""), parts)
 
 

@@ -169,6 +169,14 @@ class Table:
         columns = self.columns[:column] + self.columns[column + 1 :]
         return replace(self, columns=columns, rows=tuple(row[:column] + row[column + 1 :] for row in self.rows))
 
+    def dense(self) -> "Table":
+        """Without the columns of figures that no row has."""
+        empty = [i for i, c in enumerate(self.columns) if c.numeric and all(row[i].missing for row in self.rows)]
+        table = self
+        for column in reversed(empty):
+            table = table.without(column)
+        return table
+
     def texts(self) -> list[list[str]]:
         """The rows as text, percent and points without their unit, evidence as a suffix."""
         return [
