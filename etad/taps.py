@@ -68,7 +68,6 @@ def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
     before = torch.minimum((place - per_column).floor_().clamp_min_(-1.0), last)  # at or before c
     between = place.sub_(0.5).sub_(before + upto, alpha=0.5).mul_(step)  # their mean nearness to c + 1
     given = torch.addcmul(before, upto - before, between)
-    given[stop - 1] = bins.samples[3].flatten()  # all, past the last column too
-    previous = given.roll(1)
-    previous[begin] = -1.0
+    given.scatter_(0, stop - 1, bins.samples[3].flatten())  # all, past the last column too
+    previous = given.roll(1).index_fill_(0, begin, -1.0)
     return bin, column, given.sub_(previous).mul_(share)
