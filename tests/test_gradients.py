@@ -351,11 +351,11 @@ def peak(chunk: int, tscale: int, count: int) -> int:
 
 
 def test_memory_grows_with_the_chunk_and_not_with_the_video() -> None:
-    few, more = peak(2, 8, 4), peak(2, 20, 10)
-    own = 12 * (2 * C * 4 + 8) + 6 * (C * 4 + 8)  # features and their gradients, indices and weights of 12 and 6 more
+    few, more = peak(2, 6, 4), peak(2, 12, 7)
+    own = 6 * (2 * C * 4 + 8) + 3 * (C * 4 + 8)  # features and their gradients, indices and weights of 6 and 3 more
     assert more - few <= own
     assert few > 100 * own
-    assert peak(2, 20, 20) - more <= 2 * own  # nor with the ratio
-    one, two, four = (peak(chunk, 20, 10) for chunk in (1, 2, 4))
+    assert peak(2, 12, 12) - more <= 2 * own  # nor with the ratio
+    one, two, four = (peak(chunk, 8, 8) for chunk in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
     assert four > 3 * one
