@@ -45,7 +45,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def reproduce_anet(session: nox.Session) -> None:
     """The paper's tables beside your own: `-- --help` lists the options."""
-    _install(session, "-e", ".")
+    _install(session, "-e", ".[video]")  # --end-to-end decodes videos
     session.run("python", "-m", "experiments.reproduce", *session.posargs)
 
 
