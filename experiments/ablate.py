@@ -26,7 +26,10 @@ EXAMPLE = """python -m experiments.ablate --study cascade_depth --dry-run
 
 
 def base_spec(args: argparse.Namespace, presets: str = "") -> Spec:
-    """The preset, on the user's data where given, with what --set changes; `presets`: see Study. Raises SpecError, Misuse."""
+    """The preset; over it all that a spec of the user's data says; over that what --set says. `presets`: see Study.
+
+    Raises SpecError, Misuse.
+    """
     preset = Path(args.preset)
     tree = read_tree(preset if preset.suffix else SPECS / f"{presets}{args.preset.removeprefix(presets)}.yaml")
     if args.data:
@@ -35,10 +38,15 @@ def base_spec(args: argparse.Namespace, presets: str = "") -> Spec:
             raise Misuse(
                 f"--data {args.data}: give a spec, or a folder that experiments.prepare made with its spec.yaml"
             )
-        given = read_tree(spec)
         tree = {name: part for name, part in tree.items() if name != "data"}
-        tree = merge(tree, {name: given[name] for name in ("data", "evaluation") if name in given})
+        tree = merge({**tree, "name": data_name(args.data)}, read_tree(spec))
     return parse_spec(merge(tree, parse_overrides(args.set)), f"preset {args.preset}")
+
+
+def data_name(path: Path) -> str:
+    """What to call the data: the pack's folder, or the spec's file."""
+    path = path.resolve()
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path.parent.name if path.name == "spec.yaml" else path.stem) or "data"
 
 
 def make_plan(args: argparse.Namespace, study: Study) -> Plan:
@@ -55,7 +63,7 @@ def make_plan(args: argparse.Namespace, study: Study) -> Plan:
 
 
 def options(args: argparse.Namespace, study: str) -> Options:
-    data = args.data.stem if args.data else ""
+    data = data_name(args.data) if args.data else ""
     preset = "" if args.preset == "laptop" else Path(args.preset).stem
     words = ["--study", study, *args.typed]
     return Options(
@@ -144,7 +152,11 @@ def arguments() -> argparse.ArgumentParser:
     add("--study", action="append", default=[], metavar="NAME", help="a study, or all; may be given again")
     add("--list", action="store_true", help="list the studies, their axes and claims")
     add("--preset", default="laptop", help="smoke, laptop, paper, or a spec's path (default: %(default)s)")
-    add("--data", type=Path, help="a spec whose data to use, or a folder that experiments.prepare made")
+    add(
+        "--data",
+        type=Path,
+        help="a spec, or a folder that experiments.prepare made; what it says goes before the preset",
+    )
     add("--set", action="append", default=[], metavar="KNOB=VALUE", help="override a knob of the base")
     add("--only", action="append", default=[], metavar="AXIS=VALUE", help="these values alone; may be given again")
     add("--seeds", type=int, help="seeds of every cell and claim (default: the study's)")

@@ -13,8 +13,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from ablations.outcome import Estimate
-from etad import build, measure
+from etad import build, footprint, measure
 from etad.data.samples import Samples
+from etad.end_to_end import EndToEndModel
 from etad.record import Evidence
 from etad.spec import Spec
 from experiments.progress import bar
@@ -26,19 +27,46 @@ Timed = Callable[[], object]
 
 def training(spec: Spec, device: torch.device, videos: int | None = None) -> Timed:
     """A training step on noise, of the spec's batch or of so many videos."""
+    spec = _untrained(spec)
+    data, dtype, count = spec.data, build.DTYPES[spec.training.precision], videos or spec.training.batch
     made = build.build_step(spec, device)
-    data, dtype = spec.data, build.DTYPES[spec.training.precision]
-    batch = measure.made_up_batch(videos or spec.training.batch, data.tscale, data.channels, device)
-    return partial(measure.step, made, batch, dtype)
+    if isinstance(made[0], EndToEndModel):
+        batch = footprint.make_frames(count, data.tscale, _clip(spec), device)
+        return partial(footprint.step, (made[0], made[1]), batch, "sampled", dtype)
+    return partial(measure.step, made, measure.made_up_batch(count, data.tscale, data.channels, device), dtype)
 
 
 def detection(spec: Spec, device: torch.device) -> Timed:
-    """Detection in VIDEOS videos of noise, soft-NMS included."""
+    """Detection in VIDEOS videos of noise, the encoder before and soft-NMS included."""
+    spec = _untrained(spec)
     made = build.build_inference(spec, build.build_detector(spec), device)
     T, C = spec.data.tscale, spec.data.channels
     noise = np.random.default_rng(0).standard_normal((VIDEOS, T, C)).astype(np.float16)
     samples = Samples(tuple(str(n) for n in range(VIDEOS)), np.tile([0.0, 60.0], (VIDEOS, 1)), noise)
-    return lambda: [made.detections(rows, 60.0) for _, rows in made.videos(samples)]
+
+    def detect() -> None:
+        if encoder is not None:
+            encoder(frames)
+        for _, rows in made.videos(samples):
+            made.detections(rows, 60.0)
+
+    encoder = None
+    if spec.encoder:
+        encoder = build.build_encoder(spec).to(device).eval()
+        frames = footprint.make_frames(VIDEOS, T, _clip(spec), device)["frames"]
+    return detect
+
+
+def _untrained(spec: Spec) -> Spec:
+    """The spec with an encoder from no file, which takes the same time."""
+    if spec.encoder is None:
+        return spec
+    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update={"checkpoint": None})})
+
+
+def _clip(spec: Spec) -> footprint.Clip:
+    assert spec.data.video is not None
+    return spec.data.video.frames, spec.data.video.size, spec.data.video.size
 
 
 def _rounds(what: str, work: Mapping[str, Timed], device: torch.device) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from experiments.progress import bar
 
 START_S = 8.0  # of a run, before its first and after its last step: imports, data, traced sizes, evaluation
 TIMED = 4  # videos of a timed step
-TRAIN_VIDEOS = 400  # the made-up set's default
+TRAIN_VIDEOS = 400  # the made-up sets' default
 
 
 def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
@@ -55,12 +56,12 @@ class Clock:
         trained: set[Path] = set()
         with bar("timing") as advance:
             for n, run in enumerate(runs):
-                train, test = videos(run.spec)
+                data = sizes(run.spec)
                 if run.trained not in trained and not (run.trained / "trained.json").exists():
                     trained.add(run.trained)
                     training = run.spec.training
-                    total += self._step(run.spec) * training.epochs * (train // training.batch)
-                total += START_S + self._detection(run.spec) * test
+                    total += self._step(run.spec) * training.epochs * (data.train_rows // training.batch)
+                total += START_S + self._detection(run.spec) * data.test_rows
                 advance(n + 1, len(runs), "")
         return total
 
@@ -87,16 +88,25 @@ def _seconds(work: Timed) -> float:
     return time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Sizes:
+    train_rows: int
+    test_rows: int
+    test_videos: int
+
+
+def sizes(spec: Spec) -> Sizes:
+    """Of the data of a spec; made-up sets are not made for it. Raises SpecError, DataError."""
+    source = spec.data.source
+    if source.name in (MADE_UP, "synthetic_videos"):
+        test = source.args.get("test_videos", TEST_VIDEOS)
+        return Sizes(source.args.get("train_videos", TRAIN_VIDEOS), test, test)
+    return _sizes(spec.data.model_dump_json())
+
+
 @cache
-def _counts(data: str) -> tuple[int, int]:
+def _sizes(data: str) -> Sizes:
     spec = parse_spec({"data": json.loads(data)})
     rows = build.build_corpus(spec).subsets
-    return len(rows[spec.data.train_subset].ids), len(rows[spec.data.test_subset].ids)
-
-
-def videos(spec: Spec) -> tuple[int, int]:
-    """Rows trained on and tested."""
-    source = spec.data.source
-    if source.name == MADE_UP:
-        return source.args.get("train_videos", TRAIN_VIDEOS), source.args.get("test_videos", TEST_VIDEOS)
-    return _counts(spec.data.model_dump_json())
+    tested = rows[spec.data.test_subset].ids
+    return Sizes(len(rows[spec.data.train_subset].ids), len(tested), len(set(tested)))

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablations.outcome import Estimate, StudyOutcome
-from ablations.verdict import power
 from etad.record import now, write_json
 from experiments.command import console
 from experiments.display import Board, shown
-from experiments.plan import MADE_UP, MORE_VIDEOS, TEST_VIDEOS, Plan, State, shard, state_of
+from experiments.plan import Plan, State, shard, state_of
 
 LOOK = 3  # seeds that --until-decided adds at a time
 FILE = "study.json"
@@ -83,18 +82,21 @@ def say(text: str) -> None:
 
 def announce(plan: Plan, count: int) -> None:
     """What will run, and with which power each claim will be judged."""
+    from ablations.verdict import power
+
     say(f"{plan.study.name}: {len(plan.runs)} runs in {plan.root}")
-    source = plan.base.data.source
-    if source.name == MADE_UP:
-        videos = MORE_VIDEOS * source.args.get("test_videos", TEST_VIDEOS)
-        for claim in plan.study.claims:
-            margin = plan.margin
-            chance = power(claim, margin=margin, seeds=plan.claim_seeds, videos=videos)
-            say(
-                f"claim {claim.name}: {claim.criterion(margin)}; power {chance:.0%} "
-                f"at {plan.claim_seeds} seeds and {videos} videos"
-                + (f", intervals widened for {count} looks" if count > 1 else "")
-            )
+    if not plan.claims:
+        return
+    from experiments.project import sizes
+
+    videos = sizes(plan.claims[0].left[0].spec).test_videos
+    for claim in plan.study.claims:
+        chance = power(claim, margin=plan.margin, seeds=plan.claim_seeds, videos=videos)
+        say(
+            f"claim {claim.name}: {claim.criterion(plan.margin)}; power {chance:.0%} "
+            f"at {plan.claim_seeds} seeds and {videos} videos"
+            + (f", intervals widened for {count} looks" if count > 1 else "")
+        )
 
 
 def compute(plan: Plan, options: Options) -> State:

@@ -20,7 +20,8 @@ from rich.console import Console
 from ablations.outcome import StudyOutcome
 from ablations.studies import STUDIES
 from etad.record import read_record
-from experiments import ablate, display, studying
+from etad.spec import read_spec
+from experiments import ablate, bench, display, studying
 from experiments.plan import Plan, shard
 from experiments.project import START_S, Clock
 from experiments.schedule import Job, Progress
@@ -264,6 +265,27 @@ def test_the_runs_of_claims_and_cells() -> None:
     assert looks(plan("roi"), 13) == [6]
 
 
+def test_what_prepared_data_say_goes_before_the_preset(home: Path) -> None:
+    (home / "mine").mkdir()
+    (home / "mine" / "spec.yaml").write_text(
+        "data: {source: {name: packed, args: {features: mine, annotations: gt.json}}, tscale: 48, channels: 8}\n"
+        "training: {batch: 4}\nproposals: {max_duration: 0.5}\n"
+    )
+    for given in (Path("mine"), Path("mine/spec.yaml")):
+        args = ablate.arguments().parse_args(["--study", "roi", "--data", str(given), "--set", "training.lr=0.5"])
+        args.typed = []
+        base = ablate.base_spec(args)
+        assert (base.name, base.data.tscale, base.data.source.name) == ("mine", 48, "packed")
+        assert (base.training.batch, base.training.epochs, base.training.lr) == (4, 8, 0.5)
+        assert (base.proposals.max_duration, base.model.width) == (0.5, 128)
+        assert ablate.options(args, "roi").folder == Path("studies/roi-mine")
+        made = ablate.make_plan(args, STUDIES["cascade_depth"])
+        assert {run.folder for run in made.claims[0].left[:3]} == {
+            run.folder for run in made.cells["stages=3, thresholds=rising"]
+        }
+        assert len(made.runs) == 7 * 3 + 2 * 3  # a claim adds seeds alone: the videos are those that there are
+
+
 def test_studies_share_their_default_runs() -> None:
     folders = [{run.folder for run in plan(name).runs} for name in ("roi", "precision", "temporal_aggregation")]
     assert len(folders[0] & folders[1] & folders[2]) == 3
@@ -313,6 +335,19 @@ def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureF
     assert found["seconds"] > 4 * START_S
     assert "4 runs (0 done); about" in found["text"]
     assert not (home / "runs").exists()
+
+
+def test_steps_end_to_end_are_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    spec = read_spec(ROOT / "experiments/specs/end_to_end_smoke.yaml", ["encoder.checkpoint=nowhere.pth"])
+    more = spec.model_copy(update={"encoder": spec.encoder.model_copy(update={"ratio": 1.0})})  # type: ignore[union-attr]
+    seed = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": 7})})
+    found = bench.time_estimates({"few": spec, "all": more, "alike": seed}, {"few": 10})
+    times = {cell: {e.name: e.value for e in estimates} for cell, estimates in found.items()}
+    assert times["few"]["training_time"] == pytest.approx(10 * times["few"]["step_time"])  # type: ignore[operator]
+    assert "training_time" not in times["all"]  # its runs have no steps to count
+    assert times["few"]["step_time_ratio"] == 1
+    assert times["alike"]["step_time"] == times["few"]["step_time"]  # the same step, so timed once
 
 
 def test_the_commands_of_the_readme(
