@@ -33,9 +33,11 @@ def _lstm_flops(inputs: tuple[int, ...], ahead: tuple[int, ...], back: tuple[int
     return 2 * inputs[0] * inputs[1] * (ahead[0] * ahead[1] + back[0] * back[1])
 
 
-# What a CPU computes in one operation and PyTorch's counter does not know; a backward pass multiplies twice.
+# What PyTorch's counter does not know: what a CPU computes in one operation (a backward pass multiplies twice), and a
+# product that is added in place.
 _aten = torch.ops.aten
 FLOPS = {
+    _aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1],
     _aten.mkldnn_rnn_layer: _lstm_flops,
     _aten.mkldnn_rnn_layer_backward: lambda *shapes, **more: 2 * _lstm_flops(*shapes, **more),
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),

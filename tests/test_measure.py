@@ -163,6 +163,17 @@ def test_flops_are_counted_exactly() -> None:
     assert traced.parameters == 4 * channels * out
 
 
+def test_flops_of_a_product_added_in_place() -> None:
+    total, a, b = torch.zeros(3, 5), torch.randn(3, 7), torch.randn(7, 5)
+    with FlopCounterMode(display=False, custom_mapping=measure.FLOPS) as counted:
+        total.addmm_(a, b)
+    assert counted.get_total_flops() == 2 * 3 * 7 * 5
+
+
+def test_a_step_multiplies_as_much_in_either_precision() -> None:
+    assert trace(8).flops == trace(8, torch.bfloat16).flops
+
+
 @pytest.mark.parametrize("attention", [False, True])
 def test_flops_of_what_a_cpu_computes_in_one_operation(attention: bool) -> None:
     videos, steps, width = 3, 8, 16

@@ -1,7 +1,7 @@
 """Speed of a training step and of detection at the paper's size, as rates of a large matrix product in the same run.
 
 The numerator is fixed: what a plain implementation multiplies (28.6 GFLOP a video and step), whatever ours computes.
-Floor of a step: 8.9 GFLOP a video are left to multiply, so at the matrix product's rate a step takes 31 % of the plain one.
+Floor of a step: 11.5 GFLOP a video are left to multiply, so at the matrix product's rate a step takes 40 % of the plain one.
 """
 
 import time
@@ -87,7 +87,7 @@ def test_roi_share_of_step(benchmark, spec: Spec, monkeypatch: pytest.MonkeyPatc
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
     every bin reads, forward and again backward, and the weighted sums. `remade` is what of it saving memory costs: the
     list that the backward pass makes again, and turns round; goal: below 10 %.
-    On two cores RoIAlign's own part was 13 % in float32. In bfloat16, where products run four times as fast and sums do
+    On one core RoIAlign's own part was 13 % in float32. In bfloat16, where products run four times as fast and sums do
     not, it was 24 %: 9 points above the goal. The fused step is the faster one all the same. RoIs first would read a
     quarter as wide rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours:
     2.5 in either precision.
