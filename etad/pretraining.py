@@ -82,7 +82,7 @@ def pretrain(
             optimizer.step()
             falling.step()
             if progress:
-                progress(falling.last_epoch, steps, float(loss))
+                progress(falling.last_epoch, steps, float(loss.detach()))
     encoder.eval()
     return classifier
 
