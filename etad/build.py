@@ -18,6 +18,7 @@ from etad.inference import Inference
 from etad.losses import ClassLoss, Criterion
 from etad.model.aggregation import FeatureModule
 from etad.model.boundary import BoundaryHead
+from etad.model.class_head import ClassHead
 from etad.model.detector import Detector
 from etad.model.encoder import load_encoder
 from etad.model.head import Stage
@@ -53,6 +54,10 @@ def build_detector(spec: Spec) -> Detector:
         aggregator: nn.Module = lookup(AGGREGATORS, model.aggregator, given=("width",))(
             model.width, **model.aggregator.args
         )
+        head = None
+        if model.class_head:
+            classes = model.class_head.classes
+            head = ClassHead(roi_width=model.roi_width, channels=spec.data.channels, classes=classes)
         return Detector(
             features=FeatureModule(
                 channels=spec.data.channels,
@@ -70,7 +75,7 @@ def build_detector(spec: Spec) -> Detector:
                     head_width=model.head_width,
                     bins=spec.roi.bins,
                     extend=spec.roi.extend,
-                    classes=model.class_head.classes if model.class_head and s == last else 0,
+                    classes=head if s == last else None,
                 )
                 for s in range(last + 1)
             ],

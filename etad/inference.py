@@ -38,10 +38,11 @@ def predict(
     for w, span in enumerate(samples.span_s):
         row = torch.from_numpy(np.array(samples.features[w], dtype=np.float32)).to(device)
         with torch.inference_mode(), autocast(device, dtype):
-            x = detector.features(row.t().unsqueeze(0))
+            features = row.t().unsqueeze(0)
+            x = detector.features(features)
             boundary = detector.boundary(x).float()
             tested = anchors if share == 1.0 else anchors[_promising(boundary[0], anchors, count)]
-            out = DetectorOutput(boundary, detector.cascade(x, tested.unsqueeze(0)))
+            out = DetectorOutput(boundary, detector.cascade(x, tested.unsqueeze(0), features))
             segments, iou = out.proposals()
             classes = out.classes()
             best = None if classes is None else classes[0].topk(min(top_classes, classes.shape[-1]), dim=-1)

@@ -1,6 +1,7 @@
 """The detector: against the released code's arrays, and what its docstrings promise."""
 
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from etad.build import build_detector
 from etad.model.aggregation import Direct, FeatureModule, Lstm
 from etad.model.boundary import BoundaryHead
+from etad.model.class_head import anchor_means
 from etad.model.detector import Detector, DetectorOutput
 from etad.model.head import Stage, StageOutput
 from etad.model.released import from_released, to_released
@@ -325,6 +327,25 @@ def test_a_class_head_adds_to_the_last_stage_and_changes_nothing_else(small: Det
     assert [s.classes is not None for s in ours.stages] == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0.0, 1.0), (0.25, 0.5), (0.3, 0.6), (0.31, 0.34), (-0.5, 0.4), (0.7, 1.8), (1.2, 1.5), (0.5, 0.5)],
+)
+def test_an_anchors_mean_is_a_loop_over_columns(start: float, end: float) -> None:
+    features = torch.rand(1, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    total, covered = torch.zeros(2, dtype=torch.float64), 0.0
+    for column in range(8):
+        part = max(0.0, min(end * 8, column + 1) - max(start * 8, column))
+        total, covered = total + part * features[0, :, column], covered + part
+    got = anchor_means(features, torch.tensor([[[start, end]]], dtype=torch.float64))
+    torch.testing.assert_close(got[0, 0], total / max(covered, 1.0))
+
+
+def test_a_lost_anchor_has_a_finite_mean() -> None:
+    lost = torch.tensor([[[math.nan, 0.5], [-math.inf, math.inf]]])
+    assert anchor_means(torch.rand(1, 2, 8), lost).isfinite().all()
+
+
 def test_class_probabilities_leave_the_background_out() -> None:
     features, anchors = inputs(2, 9)
     with torch.no_grad():
@@ -346,7 +367,7 @@ def test_a_class_head_has_no_place_in_the_released_format() -> None:
 def test_stage_takes_no_anchors_at_all() -> None:
     stage = Stage(width=8, groups=2, roi_width=6, head_width=4, bins=4, extend=0.5)
     stage.reset_roi()
-    out = stage(torch.randn(2, 8, 10), torch.zeros(2, 0, 2))
+    out = stage(torch.randn(2, 8, 10), torch.zeros(2, 0, 2), torch.randn(2, 3, 10))
     assert out.iou.shape == (2, 0, 2)
     assert out.offsets.shape == (2, 0, 6)
 

@@ -34,7 +34,8 @@ class Detector(nn.Module):
         super().__init__()
         self.features, self.boundary = features, boundary
         self.stages = nn.ModuleList(stages)
-        self.class_count = stages[-1].class_count  # classes of its own; 0: it has no class head
+        head = stages[-1].classes
+        self.class_count = head.linear.out_features - 1 if head else 0  # classes of its own; 0: it has no class head
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -46,13 +47,13 @@ class Detector(nn.Module):
     def forward(self, features: Tensor, anchors: Tensor) -> DetectorOutput:
         """features [B, C, T]; anchors [B, K, 2], fractions."""
         x = self.features(features)
-        return DetectorOutput(self.boundary(x).float(), self.cascade(x, anchors))
+        return DetectorOutput(self.boundary(x).float(), self.cascade(x, anchors, features))
 
-    def cascade(self, x: Tensor, anchors: Tensor) -> tuple[StageOutput, ...]:
-        """The stages over the feature module's output x [B, D, T]."""
+    def cascade(self, x: Tensor, anchors: Tensor, features: Tensor) -> tuple[StageOutput, ...]:
+        """The stages over the feature module's output x [B, D, T]; features [B, C, T] are what it was given."""
         stages = []
         for stage in self.stages:
-            out = stage(x, anchors)
+            out = stage(x, anchors, features)
             stages.append(out)
             anchors = refine(anchors, out.offsets.detach())
         return tuple(stages)

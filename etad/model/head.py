@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from etad.model.class_head import ClassHead
 from etad.roi import roi_linear
 
 
@@ -28,19 +29,22 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
-def _one_layer(inputs: int, outputs: int) -> nn.Sequential:
-    """Behind three layers, as the other heads have, classes were hardly learnt in the few epochs of a schedule."""
-    return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, outputs))
-
-
 class Stage(nn.Module):
-    """Scores anchors and says how to move them; with `classes` above 0, what they are."""
+    """Scores anchors and says how to move them; with a class head, what they are."""
 
     def __init__(
-        self, *, width: int, groups: int, roi_width: int, head_width: int, bins: int, extend: float, classes: int = 0
+        self,
+        *,
+        width: int,
+        groups: int,
+        roi_width: int,
+        head_width: int,
+        bins: int,
+        extend: float,
+        classes: ClassHead | None = None,
     ):
         super().__init__()
-        self.bins, self.extend, self.class_count = bins, extend, classes
+        self.bins, self.extend = bins, extend
         self.enhance = nn.Conv1d(width, width, 3, padding=1, groups=groups)
         self.reduce = nn.Conv1d(width, width // 2, 3, padding=1)
         self.roi_weight = nn.Parameter(torch.empty(width // 2, bins * 3 // 2, roi_width))
@@ -50,7 +54,7 @@ class Stage(nn.Module):
         self.centre = _mlp(roi_width, head_width, 2)
         self.start = _mlp(roi_width, head_width, 1)
         self.end = _mlp(roi_width, head_width, 1)
-        self.classes = _one_layer(roi_width, classes + 1) if classes else None
+        self.classes = classes
 
     def reset_roi(self) -> None:
         """Xavier uniform, each of the three layers by its own fan-in."""
@@ -59,8 +63,8 @@ class Stage(nn.Module):
             bound = math.sqrt(6.0 / (C * layer.shape[1] + O))
             nn.init.uniform_(layer, -bound, bound)
 
-    def forward(self, features: Tensor, anchors: Tensor) -> StageOutput:
-        """features [B, D, T] of the feature module; anchors [B, K, 2], fractions, without gradient."""
+    def forward(self, features: Tensor, anchors: Tensor, given: Tensor) -> StageOutput:
+        """features [B, D, T] of the feature module, which was given [B, C, T]; anchors [B, K, 2], fractions, no gradient."""
         x = self.reduce(features + self.enhance(features).relu()).relu_().transpose(1, 2)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -71,5 +75,5 @@ class Stage(nn.Module):
             anchors,
             self.iou(whole).sigmoid().float().view(*shape, 2),
             torch.cat(offsets, 1).float().view(*shape, 6),
-            None if self.classes is None else self.classes(whole).float().view(*shape, -1),
+            None if self.classes is None else self.classes(whole, given, anchors),
         )
