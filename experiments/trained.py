@@ -38,7 +38,7 @@ def trained(
         detector = cast(Detector, model.detector)
         encoder = model.encoder if isinstance(model, EndToEndModel) else None
     if rank > 0:
-        raise SystemExit(0)
+        engine.end_process()
     if held is None:
         where = measure.device_name(device)
         figures = _timing_figures(spec, folder, corpus, where, videos)

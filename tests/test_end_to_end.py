@@ -218,6 +218,7 @@ from pathlib import Path
 sys.path[:0] = ["tests"]
 import test_end_to_end as t
 t.train(t.small(*t.ONE, *sys.argv[2:]), Path(sys.argv[1]))
+t.engine.end_process()
 """
 
 
