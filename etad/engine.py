@@ -23,6 +23,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from etad.data.batches import LOSSES, PROPOSALS, EpochBatches, TrainingRows
+from etad.graphs import StepGraphs
 from etad.losses import Criterion
 from etad.proposals import Draw, ProposalMap
 from etad.randomness import uniform
@@ -58,6 +59,7 @@ class TrainingModel(BaseModel):
     """One training step: draw anchors, make targets, detect, judge. Source: METHOD 4, 6, 7."""
 
     wrapper: type[MMDistributedDataParallel] = MMDistributedDataParallel  # what several processes train it through
+    graphs: StepGraphs | None = None  # replays steps on a GPU
 
     def __init__(
         self,
@@ -97,9 +99,20 @@ class TrainingModel(BaseModel):
         out = self.detector(features.transpose(1, 2), anchors)
         return self.criterion(out, matched, boundary, draws, _total, batch["labels"].gather(1, place))
 
+    def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Raises TrainingError where the loss is not finite."""
+        if self.graphs is None:
+            return super().train_step(data, optim_wrapper)  # type: ignore[no-any-return]
+        parts = self.graphs(data)
+        optim_wrapper.step()  # before the losses are read, which waits for them: the weights of a failed step are not kept
+        return self.parse_losses(self._checked(parts, data))[1]  # type: ignore[no-any-return]
+
     def forward(self, mode: str = "loss", **batch: Any) -> dict[str, Tensor]:
         """mmengine's step calls this with the batch's fields. Raises TrainingError where the loss is not finite."""
-        parts = self.losses(batch)
+        return self._checked(self.losses(batch), batch)
+
+    def _checked(self, parts: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What is logged, and `loss`, which goes back."""
         whole = _total(torch.stack([part.detach() for part in parts.values()]))
         if not whole.isfinite().all():
             videos = ", ".join(self.ids[r] for r in _everyones(batch["row"].tolist()))
@@ -309,6 +322,7 @@ def train(
     seed: int,
     device: torch.device,
     workers: int = 0,
+    graph: bool = False,
     checkpoint_every: int = 100,
     log_every: int = 10,
     loggers: tuple[str, ...] = (),
@@ -317,7 +331,7 @@ def train(
 ) -> None:
     """Trains `model` to the end of the schedule, going on from the folder's checkpoint where there is one.
 
-    Raises TrainingError on a loss that is not finite.
+    graph: steps of one process on a GPU are replayed as a CUDA graph. Raises TrainingError on a loss that is not finite.
     """
     if missing := [name for name in loggers if find_spec(name) is None]:
         raise ValueError(f"runtime.loggers: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
@@ -325,6 +339,13 @@ def train(
     backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
     batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)
     loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_as_made)
+    if graph and device.type == "cuda" and world == 1:
+
+        def losses(batch: dict[str, Any]) -> dict[str, Tensor]:
+            with autocast(device, dtype):
+                return model.losses(batch)
+
+        model.graphs = StepGraphs(losses, model.parameters())
     wrapped = (
         model.wrapper(model, device_ids=[device.index] if device.index is not None else None) if world > 1 else model
     )

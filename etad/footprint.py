@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from etad.end_to_end import EndToEndModel, three_steps
 from etad.engine import AutocastOptimWrapper, autocast
 from etad.gradients import Picks, SnippetEncoder
-from etad.measure import FLOPS, LiveMemory, made_up_batch
+from etad.measure import FLOPS, LiveMemory, made_up_batch, peak_memory
 
 Mode = Literal["full", "checkpoint", "sampled"]
 Made = tuple[EndToEndModel, torch.optim.Optimizer]
@@ -217,21 +217,17 @@ class Steps:
         return Footprint(self.memory.at_peak, self.flops(mode, count))
 
     def measure(self, mode: Mode, *, chunk: int, count: int) -> Measured | None:
-        """None where the GPU's memory does not suffice. The second of two steps is measured, and the tensors of a third."""
+        """Of one step; None where the GPU's memory does not suffice."""
         self._set(chunk, count)
         device = self.batch["frames"].device
         try:
-            step(self.made, self.batch, mode, self.dtype)
-            torch.cuda.reset_peak_memory_stats(device)
-            step(self.made, self.batch, mode, self.dtype)
-            allocated = torch.cuda.max_memory_allocated(device)
-            with self.memory:
+            with peak_memory(device) as allocated, self.memory:
                 step(self.made, self.batch, mode, self.dtype, self.memory)
         except torch.OutOfMemoryError:
             self.made[1].zero_grad()
             torch.cuda.empty_cache()
             return None
-        return Measured(allocated, self.memory.peak)
+        return Measured(allocated[0], self.memory.peak)
 
     def flops(self, mode: Mode, count: int) -> int:
         """Of a step: the forward pass of all snippets, with gradient sampling or checkpoints forward and back once more."""

@@ -161,6 +161,7 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
     """
     found: list[int] = []
     if device.type == "cuda":
+        torch.cuda.init()  # the count cannot be set back before
         torch.cuda.reset_peak_memory_stats(device)
     yield found
     if device.type == "cuda":

@@ -3,21 +3,24 @@
 RoIAlign is linear in the features: pooled = W x, with W sparse (each bin reads a few columns). A linear layer L over the
 flattened RoI is then sum_r W_r (x L_r): project the T columns once by every bin's slice of L, and let every anchor add up
 the few projected rows that its bins read. For T = C = 128, R = 24, 495 anchors that is 0.6 GFLOP instead of 2.3, and
-nothing of the size anchors x bins x channels is ever made or kept.
+nothing of the size anchors x bins x channels is ever made or kept. A GPU multiplies so much faster than it gathers that
+there W is a dense matrix, and the layers multiply what it pools.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from etad.taps import lay_bins, list_taps, most_taps
+from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 
-# Bytes of projected columns made at a time: small enough for a CPU's cache, large enough to keep a GPU busy.
-_CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 512 << 20}
-_CHUNK_ANCHORS = {"cpu": 2048, "cuda": 1 << 17}
+_CHUNK_BYTES = 10 << 20  # of projected columns made at a time: what fits into a CPU's cache
+_CHUNK_ANCHORS = 2048
+_CHUNK_WEIGHTS = 1 << 26  # of dense ones, made at a time on a GPU
 
 
 def _gather(table: Tensor, count: Tensor, row: Tensor, weight: Tensor) -> Tensor:
@@ -94,10 +97,8 @@ def _(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor
 
 def _chunks(x: Tensor, outputs: int, K: int) -> tuple[int, int]:
     """How many videos, and how many anchors of one, to take at a time."""
-    kind = "cpu" if x.device.type == "cpu" else "cuda"
-    count = _CHUNK_ANCHORS[kind]
-    videos = _CHUNK_BYTES[kind] // (x.shape[1] * outputs * x.element_size())
-    return (1 if count < K else max(1, min(videos, count // max(K, 1)))), count
+    videos = _CHUNK_BYTES // (x.shape[1] * outputs * x.element_size())
+    return (1 if _CHUNK_ANCHORS < K else max(1, min(videos, _CHUNK_ANCHORS // max(K, 1)))), _CHUNK_ANCHORS
 
 
 class _RoILinear(torch.autograd.Function):
@@ -160,6 +161,37 @@ class _RoILinear(torch.autograd.Function):
         return grad_x, None, grad_weight, grad_bias, None, None
 
 
+def _pool(x: Tensor, anchors: Tensor, bins: int, extend: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of x, and the dense weights [b, K * bins, T] that pool their RoIs."""
+    T, K = x.shape[1], anchors.shape[1]
+    videos = max(1, _CHUNK_WEIGHTS // (max(K, 1) * bins * T))
+    for v in range(0, len(x), videos):
+        part = anchors[v : v + videos]
+        laid = lay_bins(part.reshape(-1, 2), T, bins, extend)
+        yield x[v : v + videos], weigh_columns(laid, T, x.dtype).view(len(part), K * bins, T)
+
+
+def _dense_roi_linear(
+    x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float
+) -> tuple[Tensor, ...]:
+    """roi_linear by dense products. Keeps the weights; what they pool is made again in the backward pass."""
+    quarter, C, K, O = bins // 4, x.shape[2], anchors.shape[1], bias.shape[1]
+    matrix = weight.to(x.dtype).transpose(0, 1).split((bins, quarter, quarter))
+    layers = tuple(layer.reshape(-1, O) for layer in matrix)
+    shift = bias.to(x.dtype)
+
+    def heads(part: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        pooled = torch.bmm(weights, part).view(len(part) * K, bins, C)
+        read = pooled, pooled[:, :quarter], pooled[:, bins - quarter :]
+        return tuple(torch.addmm(b, p.flatten(1), m).relu_() for b, p, m in zip(shift, read, layers, strict=True))
+
+    parts = [
+        checkpoint(heads, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in _pool(x, anchors, bins, extend)
+    ]
+    return tuple(torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+
+
 def roi_linear(
     x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,4 +201,7 @@ def roi_linear(
     layer by bin, then the first quarter's, then the last's; bias [3, O]. Returns three times [B * K, O] in x's type.
     Source: METHOD 5.2 to 5.4. Differs: the order of the sums.
     """
-    return _RoILinear.apply(x.contiguous(), anchors, weight, bias, bins, extend)
+    if x.device.type == "cpu":
+        return _RoILinear.apply(x.contiguous(), anchors, weight, bias, bins, extend)
+    whole, first, last = _dense_roi_linear(x, anchors, weight, bias, bins, extend)
+    return whole, first, last

@@ -243,6 +243,11 @@ class RuntimeSpec(Frozen):
 
     device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: cuda where there is one")
     threads: PositiveInt | None = Field(None, description="CPU threads; null: PyTorch's choice")
+    graph: bool = Field(
+        False,
+        description="replay training steps on features as a CUDA graph: on one GPU several times as fast; samplers random, "
+        "label-guided and block can",
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="loading processes; 0: load in the training process")
     checkpoint_every: PositiveInt = Field(
         100, description="steps between checkpoints (one at each epoch's end besides)"

@@ -140,6 +140,7 @@ def train(spec: Spec, corpus: Corpus, folder: Path, device: torch.device) -> tup
             seed=training.seed,
             device=device,
             workers=runtime.workers,
+            graph=runtime.graph and spec.encoder is None,
             checkpoint_every=runtime.checkpoint_every,
             log_every=runtime.log_every,
             loggers=runtime.loggers,

@@ -1,6 +1,10 @@
 """A GPU computes what the CPU does; skipped where there is none."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +13,10 @@ from conftest import ROOT
 
 from etad import build, measure
 from etad.data.samples import Samples
+from etad.engine import AutocastOptimWrapper
+from etad.graphs import StepGraphs
 from etad.inference import predict
-from etad.spec import Spec, read_spec
+from etad.spec import Entry, Spec, read_spec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = (torch.device("cpu"), torch.device("cuda", 0))
@@ -69,3 +75,57 @@ def test_detection(spec: Spec) -> None:
         np.testing.assert_allclose(gpu.segments, cpu.segments, atol=1e-4)
         np.testing.assert_allclose(gpu.scores, cpu.scores, atol=1e-4)
         np.testing.assert_allclose(gpu.boundary, cpu.boundary, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["random", "label-guided", "block"])
+def test_replayed_steps_are_the_steps(spec: Spec, sampler: str) -> None:
+    """Recorded once: later batches, epochs and iterations reach the replay, and the optimiser its gradients."""
+    device, found = DEVICES[1], []
+    wanted = spec.model_copy(update={"proposals": spec.proposals.model_copy(update={"sampler": Entry(name=sampler)})})
+    for graph in (False, True):
+        model = build.build_training(wanted, build.build_detector(wanted), ("v",) * 8).to(device)
+        optimizer = build.build_optimizer(wanted, model)
+        model.graphs = StepGraphs(model.losses, model.parameters()) if graph else None
+        wrapper = AutocastOptimWrapper(device=device, dtype=torch.float32, optimizer=optimizer)
+        losses = []
+        for n in range(5):
+            batch = measure.made_up_batch(8, spec.data.tscale, spec.data.channels, device)
+            batch |= {"features": batch["features"].roll(n, 1), "epoch": n // 2, "iteration": n}
+            losses.append(float(model.train_step(batch, wrapper)["loss"]))
+        found.append((losses, [p.detach().cpu() for p in model.parameters()]))
+    (losses, weights), (replayed, replayed_weights) = found
+    assert len(set(losses)) == 5
+    assert replayed == pytest.approx(losses, rel=1e-4)
+    for a, b in zip(weights, replayed_weights, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_waits_for_the_host_is_refused(spec: Spec) -> None:
+    device = DEVICES[1]
+    model = build.build_training(spec, build.build_detector(spec), ()).to(device)
+
+    def losses(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        assert float(batch["features"].sum()) != 1e30
+        return model.losses(batch)
+
+    batch = measure.made_up_batch(8, spec.data.tscale, spec.data.channels, device)
+    with pytest.raises(ValueError, match=r"set runtime\.graph=false"):
+        StepGraphs(losses, model.parameters())(batch)
+    float(model.losses(batch)["loss"])  # the GPU is as usable as before
+
+
+def test_a_run_trains_with_graphs(spec: Spec, tmp_path: Path) -> None:
+    """The command, on the GPU, with and without."""
+    found = []
+    for graph in ("true", "false"):
+        command = ["-m", "experiments.run", "--spec", "experiments/specs/smoke.yaml", "--json", "--set"]
+        done = subprocess.run(
+            [sys.executable, *command, f"runtime.graph={graph}", "--runs", str(tmp_path / graph)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(done.stdout))
+    assert found[0].keys() == found[1].keys()

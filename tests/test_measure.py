@@ -201,6 +201,7 @@ def test_peak_memory_is_the_allocators_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
         torch.ones(10)
     assert peak == []
     counted = [7]  # an allocator that held 7 bytes at most so far
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: counted.append(2))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: counted[-1])
     with measure.peak_memory(torch.device("cuda", 0)) as peak:

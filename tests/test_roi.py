@@ -1,6 +1,7 @@
 """RoIAlign: against the released kernel's arrays and against loops written from METHOD 5.2."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from etad import roi
 from etad.proposals import proposal_map
 from etad.roi import roi_align, roi_linear, roi_readers, roi_reading
-from etad.taps import lay_bins, list_taps, most_taps
+from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 
 
 def slow_roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Tensor:
@@ -118,6 +119,8 @@ def test_taps_are_ordered_inside_few_and_no_column_twice(
     assert 0 <= int(column.min()) <= int(column.max()) < tscale
     order = bin.long() * tscale + column
     assert (order[1:] > order[:-1]).all()
+    listed = torch.zeros(anchors.shape[1] * bins * tscale).index_put((order,), weight)
+    torch.testing.assert_close(weigh_columns(laid, tscale).flatten(), listed, rtol=0, atol=1e-4)
     totals = torch.zeros(laid.columns.numel()).index_add_(0, bin, weight)
     assert weight.min() > -1e-5
     assert totals.max() <= 1 + 1e-5  # a bin is a mean, of samples outside as zeros
@@ -164,10 +167,15 @@ def plain_roi_linear(x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, b
     return (torch.stack(products) + bias.unsqueeze(1)).relu()
 
 
-def both(*given: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+# the CPU's way, and the GPU's
+WAYS = pytest.mark.parametrize("way", [roi_linear, roi._dense_roi_linear])
+Way = Callable[..., tuple[Tensor, ...]]
+
+
+def both(*given: Tensor, way: Way = roi_linear) -> list[tuple[Tensor, list[Tensor]]]:
     """Output and gradients (x, weight, bias) of the product at once and of the plain one."""
     made = []
-    for function in (roi_linear, plain_roi_linear):
+    for function in (way, plain_roi_linear):
         if function is plain_roi_linear and given[0].dtype != given[2].dtype:
             break  # einsum mixes no types
         x, anchors, weight, bias = (g.clone() for g in given)
@@ -184,16 +192,18 @@ def same(first: tuple[Tensor, list[Tensor]], second: tuple[Tensor, list[Tensor]]
         torch.testing.assert_close(a, b, rtol=atol, atol=atol)
 
 
-def test_product_equals_rois_then_layers() -> None:
-    ours, plain = both(*sizes())
+@WAYS
+def test_product_equals_rois_then_layers(way: Way) -> None:
+    ours, plain = both(*sizes(), way=way)
     assert ours[0].shape == (3, 21, 6)
-    same(ours, plain, 1e-9)
+    same(ours, plain, 1e-9 if way is roi_linear else 2e-5)  # dense weights are float32
 
 
-def test_gradients_are_numerically_right() -> None:
+@WAYS
+def test_gradients_are_numerically_right(way: Way) -> None:
     x, anchors, weight, bias = sizes(K=4, B=2)
     learned = [g.requires_grad_() for g in (x, weight, bias)]
-    assert torch.autograd.gradcheck(lambda x, w, b: roi_linear(x, anchors, w, b, 8, 0.5), learned, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x, w, b: way(x, anchors, w, b, 8, 0.5), learned, fast_mode=True)
 
 
 @pytest.mark.parametrize("anchors", [1, 2, 3, 7, 100])
@@ -202,8 +212,8 @@ def test_every_chunking_gives_the_same(monkeypatch: pytest.MonkeyPatch, videos: 
     given = sizes(B=5)
     whole = both(*given)[0]
     columns = 16 * 12 * 6 * 8  # bytes of one video's projected columns in float64
-    monkeypatch.setattr(roi, "_CHUNK_BYTES", {"cpu": videos * columns, "cuda": videos * columns})
-    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", {"cpu": anchors, "cuda": anchors})
+    monkeypatch.setattr(roi, "_CHUNK_BYTES", videos * columns)
+    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", anchors)
     same(both(*given)[0], whole, 1e-9)
 
 
@@ -211,13 +221,22 @@ def test_many_anchors_of_many_videos_in_chunks(monkeypatch: pytest.MonkeyPatch) 
     """Anchors enough for two videos a chunk, of five."""
     given = sizes(B=5)
     whole = both(*given)[0]
-    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", {"cpu": 15, "cuda": 15})
+    monkeypatch.setattr(roi, "_CHUNK_ANCHORS", 15)
     same(both(*given)[0], whole, 1e-9)
 
 
-def test_bfloat16_is_near() -> None:
+@pytest.mark.parametrize("videos", [1, 2, 5])
+def test_dense_weights_of_many_videos_in_parts(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
+    given = sizes(B=5)
+    whole = both(*given)[0]
+    monkeypatch.setattr(roi, "_CHUNK_WEIGHTS", videos * 7 * 8 * 16)
+    same(both(*given, way=roi._dense_roi_linear)[0], whole, 2e-5)
+
+
+@WAYS
+def test_bfloat16_is_near(way: Way) -> None:
     x, anchors, weight, bias = sizes(dtype=torch.float32)
-    exact, rough = both(x, anchors, weight, bias)[1], both(x.bfloat16(), anchors, weight, bias)[0]
+    exact, rough = both(x, anchors, weight, bias)[1], both(x.bfloat16(), anchors, weight, bias, way=way)[0]
     assert rough[0].dtype == torch.bfloat16
     assert [g.dtype for g in rough[1]] == [torch.bfloat16, torch.float32, torch.float32]
     for a, b in zip((rough[0], *rough[1]), (exact[0], *exact[1]), strict=True):
@@ -226,30 +245,33 @@ def test_bfloat16_is_near() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30])
 @pytest.mark.parametrize("place", [0, 1])
-def test_runaway_anchors_neither_crash_nor_cost(bad: float, place: int) -> None:
+@WAYS
+def test_runaway_anchors_neither_crash_nor_cost(bad: float, place: int, way: Way) -> None:
     """A diverging detector must reach the check of its loss; other anchors keep their results."""
     x, anchors, weight, bias = sizes()
-    want = torch.stack(roi_linear(x, anchors, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
+    want = torch.stack(way(x, anchors, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     broken = anchors.clone()
     broken[1, 2, place] = bad
     assert int(lay_bins(broken.view(-1, 2), 16, 8, 0.5).columns.sum(1).max()) <= most_taps(16, 8)
-    made = torch.stack(roi_linear(x.requires_grad_(), broken, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
+    made = torch.stack(way(x.requires_grad_(), broken, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     made.sum().backward()
     others = torch.ones(3, 7, dtype=torch.bool)
     others[1, 2] = False
     torch.testing.assert_close(made[:, others], want[:, others])
 
 
-def test_anchors_far_outside_read_nothing() -> None:
+@WAYS
+def test_anchors_far_outside_read_nothing(way: Way) -> None:
     x, _, weight, bias = sizes()
     anchors = torch.tensor([[5.0, 6.0], [-9.0, -7.0]]).expand(3, 2, 2)
     want = bias.relu().unsqueeze(1).expand(3, 6, 6)
-    torch.testing.assert_close(torch.stack(roi_linear(x, anchors, weight, bias, 8, 0.5)), want)
+    torch.testing.assert_close(torch.stack(way(x, anchors, weight, bias, 8, 0.5)), want)
 
 
-def test_no_anchors() -> None:
+@WAYS
+def test_no_anchors(way: Way) -> None:
     x, anchors, weight, bias = sizes()
-    ours, plain = both(x, anchors[:, :0], weight, bias)
+    ours, plain = both(x, anchors[:, :0], weight, bias, way=way)
     assert ours[0].shape == (3, 0, 6)
     same(ours, plain, 0.0)
     assert not any(g.any() for g in ours[1])
