@@ -18,16 +18,17 @@ from torch.utils.checkpoint import checkpoint
 
 from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 
-_CHUNK_BYTES = 10 << 20  # of projected columns made at a time: what fits into a CPU's cache
+# Projected columns made at a time: as many as a CPU's caches hold, and enough for lists worth the calls that make them.
+_CHUNK_NUMBERS = 10 << 20
 _CHUNK_ANCHORS = 2048
 _CHUNK_WEIGHTS = 1 << 26  # of dense ones, made at a time on a GPU
 
 
 def _gather(table: Tensor, count: Tensor, row: Tensor, weight: Tensor) -> Tensor:
     """Weighted sums of rows of table [n, O]: the first count[0] of row [N] and weight [N], the next count[1] ..."""
-    offsets = F.pad(count.cumsum(0, dtype=row.dtype), (1, 0))
+    offsets = F.pad(count.cumsum(0, dtype=torch.int32), (1, 0))
     return F.embedding_bag(
-        row, table, offsets, mode="sum", per_sample_weights=weight.to(table.dtype), include_last_offset=True
+        row.int(), table, offsets, mode="sum", per_sample_weights=weight.to(table.dtype), include_last_offset=True
     )
 
 
@@ -43,121 +44,149 @@ def roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Te
 
 
 @torch.library.custom_op("etad::roi_reading", mutates_args=())
-def roi_reading(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What three layers over anchors [b, K, 2] read: the whole RoIs', then their first quarters', then their last ones'.
+def roi_reading(anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.dtype) -> list[Tensor]:
+    """What anchors [b, K, 2] read by the bins of their first quarter, by those between, and by those of their last one.
 
-    Returns count [3 * b * K], each anchor's taps for each layer, and of the taps row [N] (both int32) and weight [N]
-    (float32). A projected column has bins * 3 / 2 rows: for the whole's bins, the first quarter's, the last quarter's.
+    For each of these parts: count [b * K], an anchor's taps, and of the taps, anchor after anchor, row [N], the number
+    (video * T + column) * (bins of the part) + bin, in 16 bits where they suffice, and weight [N], in dtype.
     """
     b, K, _ = anchors.shape
-    rows, quarter = bins + bins // 2, bins // 4
-    laid = lay_bins(anchors.reshape(-1, 2), T, bins, extend)
-    layers = laid.columns, laid.columns[:, :quarter], laid.columns[:, bins - quarter :]
-    count = torch.stack([columns.sum(1, dtype=torch.int32) for columns in layers])
-    whole, first, last = count.sum(1).tolist()
-    bin, column, weight = list_taps(laid, whole)
-    numbers = torch.arange(max(whole, b, bins), dtype=torch.int32, device=anchors.device)
-    base = (numbers[:b, None, None] * (T * rows) + numbers[:bins]).expand(b, K, bins).reshape(-1)
-    row = column.mul_(rows).add_(base.index_select(0, bin))
-    # where among the whole's taps each anchor's first and last quarter lie
-    stop = count.cumsum(1, dtype=torch.int32)
-    begin = stop - count
-    firsts = torch.repeat_interleave(begin[0] - begin[1], count[1], output_size=first).add_(numbers[:first])
-    lasts = torch.repeat_interleave(stop[0] - stop[2], count[2], output_size=last).add_(numbers[:last])
-    row = torch.cat((row, row.index_select(0, firsts) + bins, row.index_select(0, lasts) + 2 * quarter))
-    return count.flatten(), row, torch.cat((weight, *(weight.index_select(0, part) for part in (firsts, lasts))))
+    laid, quarter = lay_bins(anchors.reshape(-1, 2), T, bins, extend), bins // 4
+    read = []
+    for part in (slice(quarter), slice(quarter, bins - quarter), slice(bins - quarter, bins)):
+        some = laid.some(part)
+        count = some.columns.sum(1, dtype=torch.int32)
+        bin, column, weight = list_taps(some, int(count.sum()))
+        n = some.columns.shape[1]
+        numbers = torch.arange(max(b, n), dtype=torch.int32, device=anchors.device)
+        base = (numbers[:b, None, None] * (T * n) + numbers[:n]).expand(b, K, n).reshape(-1)
+        row = column.mul_(n).add_(base.index_select(0, bin))
+        read += [count, row.to(_row_type(b * T * n)), weight.to(dtype)]
+    return read
+
+
+def _row_type(rows: int) -> torch.dtype:
+    return torch.int16 if rows <= torch.iinfo(torch.int16).max else torch.int32
 
 
 @roi_reading.register_fake
-def _(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor]:
-    b, K, _ = anchors.shape
-    taps = b * K * most_taps(T, bins) * 3 // 2  # of an anchor inside its video both quarters read half as much again
-    count = anchors.new_empty(3 * b * K, dtype=torch.int32)
-    return count, count.new_empty(taps), anchors.new_empty(taps, dtype=torch.float32)
+def _(anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.dtype) -> list[Tensor]:
+    (b, K, _), most, quarter = anchors.shape, most_taps(T, bins), bins // 4
+    read = []
+    for n in (quarter, bins - 2 * quarter, quarter):
+        taps = b * K * most * n // bins  # as they lie in an anchor that fills its video
+        row = anchors.new_empty(taps, dtype=_row_type(b * T * n))
+        read += [anchors.new_empty(b * K, dtype=torch.int32), row, anchors.new_empty(taps, dtype=dtype)]
+    return read
 
 
 @torch.library.custom_op("etad::roi_readers", mutates_args=())
-def roi_readers(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor]:
-    """roi_reading the other way round: which layers over which anchors read a projected row.
+def roi_readers(count: Tensor, row: Tensor, weight: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A part of roi_reading the other way round: which anchors read each of so many rows.
 
-    Returns count [b * T * rows], and of the taps, row after row, reader [N] (int32, layer * b * K + anchor) and weight [N].
+    Returns count [rows], and of the taps, row after row, anchor [N] (int32) and weight [N].
     """
-    count, row, weight = roi_reading(anchors, T, bins, extend)
-    reader = torch.repeat_interleave(count, output_size=len(row))
+    anchor = torch.repeat_interleave(count, output_size=len(row))
     order = row.argsort(stable=True)
-    readers = row.bincount(minlength=anchors.shape[0] * T * (bins + bins // 2))
-    return readers, reader.index_select(0, order), weight.index_select(0, order)
+    return row.bincount(minlength=rows), anchor.index_select(0, order), weight.index_select(0, order)
 
 
 @roi_readers.register_fake
-def _(anchors: Tensor, T: int, bins: int, extend: float) -> tuple[Tensor, Tensor, Tensor]:
-    _, row, weight = roi_reading(anchors, T, bins, extend)
-    return anchors.new_empty(anchors.shape[0] * T * (bins + bins // 2), dtype=torch.int64), row, weight
+def _(count: Tensor, row: Tensor, weight: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    return count.new_empty(rows, dtype=torch.int64), count.new_empty(row.shape), torch.empty_like(weight)
+
+
+def _split(weight: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The layers' slices [C, bins * 3 / 2, O] by part [C, n, width]: a bin of a quarter is read by two layers."""
+    quarter = bins // 4
+    whole, first, last = weight.split((bins, quarter, quarter), 1)
+    return (
+        torch.cat((whole[:, :quarter], first), 2),
+        whole[:, quarter : bins - quarter].contiguous(),
+        torch.cat((whole[:, bins - quarter :], last), 2),
+    )
+
+
+def _add_part(total: Tensor, p: int, part: Tensor, bins: int) -> None:
+    """Adds the p-th part of _split, [C, n, width], to its slices among all [C, bins * 3 / 2, O]."""
+    O, quarter, n = total.shape[2], bins // 4, part.shape[1]
+    begin = (0, quarter, bins - quarter)[p]
+    total[:, begin : begin + n] += part[..., :O]
+    if p != 1:
+        more = bins if p == 0 else bins + quarter
+        total[:, more : more + n] += part[..., O:]
 
 
 def _chunks(x: Tensor, outputs: int, K: int) -> tuple[int, int]:
     """How many videos, and how many anchors of one, to take at a time."""
-    videos = _CHUNK_BYTES // (x.shape[1] * outputs * x.element_size())
+    videos = _CHUNK_NUMBERS // (x.shape[1] * outputs)
     return (1 if _CHUNK_ANCHORS < K else max(1, min(videos, _CHUNK_ANCHORS // max(K, 1)))), _CHUNK_ANCHORS
 
 
 class _RoILinear(torch.autograd.Function):
-    """Keeps its outputs alone; the backward pass lists the taps again."""
+    """Keeps its outputs and the taps, which the backward pass turns round."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float
     ) -> tuple[Tensor, ...]:
         (B, T, C), K, (H, O) = x.shape, anchors.shape[1], bias.shape
-        matrix, shift = weight.to(x.dtype).view(C, -1), bias.to(x.dtype)
-        out = tuple(x.new_empty(B * K, O) for _ in range(H))
-        videos, several = _chunks(x, matrix.shape[1], K)
+        matrices, shift = _split(weight.to(x.dtype), bins), bias.to(x.dtype)
+        whole, first, last = out = tuple(x.new_empty(B * K, O) for _ in range(H))
+        videos, several = _chunks(x, weight.shape[1] * O, K)
         # one for all chunks: fresh pages cost more than the product
-        buffer = x.new_empty(min(videos, B) * T, matrix.shape[1])
+        buffers = [x.new_empty(min(videos, B) * T, matrix[0].numel()) for matrix in matrices]
+        kept: list[Tensor] = []
         for v in range(0, B, videos):
             part_x = x[v : v + videos].reshape(-1, C)
-            columns = torch.mm(part_x, matrix, out=buffer[: len(part_x)]).view(-1, O)
-            for k in range(0, K, several):
+            tables = [
+                torch.mm(part_x, matrix.flatten(1), out=buffer[: len(part_x)]).view(-1, matrix.shape[2])
+                for matrix, buffer in zip(matrices, buffers, strict=True)
+            ]
+            for k in range(0, max(K, 1), several):
                 part = anchors[v : v + videos, k : k + several]
-                n = part.shape[0] * part.shape[1]
-                read = _gather(columns, *roi_reading(part, T, bins, extend))
-                for h in range(H):
-                    place = out[h][v * K + k : v * K + k + n]
-                    torch.add(read[h * n : (h + 1) * n], shift[h], out=place).relu_()
-        ctx.save_for_backward(x, anchors, weight, *out)
-        ctx.settings = bins, extend
+                taps = roi_reading(part, T, bins, extend, x.dtype)
+                begin, between, end = (_gather(table, *taps[3 * p : 3 * p + 3]) for p, table in enumerate(tables))
+                rows = slice(v * K + k, v * K + k + len(between))
+                torch.add(begin[:, :O], end[:, :O], out=whole[rows]).add_(between).add_(shift[0]).relu_()
+                torch.add(begin[:, O:], shift[1], out=first[rows]).relu_()
+                torch.add(end[:, O:], shift[2], out=last[rows]).relu_()
+                kept += taps
+        ctx.save_for_backward(x, weight, *out, *kept)
+        ctx.bins = bins
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, anchors, weight, *out = ctx.saved_tensors
-        bins, extend = ctx.settings
-        (B, T, C), K, O = x.shape, anchors.shape[1], weight.shape[2]
-        matrix = weight.to(x.dtype).view(C, -1)
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        x, weight, *saved = ctx.saved_tensors
+        out, kept = saved[: len(grads)], iter(saved[len(grads) :])
+        (B, _, C), K, O, bins = x.shape, len(grads[0]) // len(x), weight.shape[2], ctx.bins
+        matrices = _split(weight.to(x.dtype), bins)
+        grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
         grad_bias = weight.new_zeros(len(out), O)
-        videos, several = _chunks(x, matrix.shape[1], K)
+        videos, several = _chunks(x, weight.shape[1] * O, K)
         for v in range(0, B, videos):
             columns = x[v : v + videos].reshape(-1, C)
-            grad_columns = x.new_zeros(0)  # lets go of the last chunk's
-            for k in range(0, max(K, 1), several):
-                part = anchors[v : v + videos, k : k + several]
-                n = part.shape[0] * part.shape[1]
-                rows = slice(v * K + k, v * K + k + n)
-                # ReLU's own backward; torch.where takes 25 times as long
-                g = torch.stack(
-                    [torch.ops.aten.threshold_backward(d[rows], o[rows], 0) for d, o in zip(grads, out, strict=True)]
-                )
-                grad_bias += g.sum(1, dtype=grad_bias.dtype)
-                made = _gather(g.view(-1, O), *roi_readers(part, T, bins, extend)).view(len(columns), -1)
-                grad_columns = grad_columns.add_(made) if k else made
-                del made
-            torch.mm(grad_columns, matrix.t(), out=grad_x[v : v + videos].view(-1, C))
-            if x.dtype == weight.dtype:
-                grad_weight.view(C, -1).addmm_(columns.t(), grad_columns)
-            else:
-                grad_weight.view(C, -1).add_(columns.t() @ grad_columns)
+            rows = slice(v * K, (v + videos) * K)
+            # ReLU's own backward; torch.where takes 25 times as long
+            whole, first, last = (
+                torch.ops.aten.threshold_backward(d[rows], o[rows], 0) for d, o in zip(grads, out, strict=True)
+            )
+            grad_bias += torch.stack([part.sum(0, dtype=grad_bias.dtype) for part in (whole, first, last)])
+            taps = [[next(kept) for _ in range(9)] for _ in range(0, max(K, 1), several)]
+            for p, matrix in enumerate(matrices):
+                read = whole if p == 1 else torch.cat((whole, last if p else first), 1)
+                table = x.new_zeros(0)  # gradients of the projected columns; lets go of the last part's
+                for k, listed in zip(range(0, max(K, 1), several), taps, strict=True):
+                    some = read if several >= K else read[k : k + several]
+                    made = _gather(some, *roi_readers(*listed[3 * p : 3 * p + 3], len(columns) * matrix.shape[1]))
+                    table = table.add_(made) if k else made
+                    del made, some
+                del read
+                table = table.view(len(columns), -1)
+                grad_x[v : v + videos].view(-1, C).addmm_(table, matrix.flatten(1).t())
+                _add_part(grad_weight, p, (columns.t() @ table).view(matrix.shape), bins)
         return grad_x, None, grad_weight, grad_bias, None, None
 
 

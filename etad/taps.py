@@ -24,10 +24,14 @@ class Bins:
     left: Tensor
     samples: Tensor
 
+    def some(self, part: slice) -> "Bins":
+        """Some bins of each anchor."""
+        return Bins(self.columns[:, part], self.left[:, part], self.samples[:, :, part])
+
 
 def most_taps(tscale: int, bins: int) -> int:
-    """A bound of the taps of one anchor: a bin w columns wide reads fewer than w + 3, and T + 2 columns are all there is."""
-    return tscale + 2 + 3 * bins
+    """A bound of the taps of one anchor: a bin w columns wide reads fewer than w + 2.5, and T + 2 columns are all there is."""
+    return tscale + 2 + 5 * bins // 2
 
 
 def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float) -> Bins:

@@ -25,7 +25,8 @@ TRAIN_VIDEOS = 400  # the made-up sets' default
 
 def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
     """Study -> runs, those done, and seconds for the rest; a run that an earlier study of these has is not counted again."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))  # as each run has
+    threads = plans[0].base.runtime.threads if plans else None
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // jobs))  # as each run has
     seen: set[str] = set()
     found: dict[str, dict[str, Any]] = {}
     clock = Clock()

@@ -138,10 +138,13 @@ def test_reading_turned_round(tscale: int, bins: int) -> None:
     """Who reads a row is the transpose of what is read; the traced size holds either."""
     every = proposal_map(tscale, tscale).anchors
     anchors = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:80]].view(2, 40, 2)
-    read, readers = roi_reading(anchors, tscale, bins, 0.5), roi_readers(anchors, tscale, bins, 0.5)
-    rows = 2 * tscale * bins * 3 // 2
-    torch.testing.assert_close(dense(*read, rows), dense(*readers, len(read[0])).t(), rtol=0, atol=0)
-    assert len(read[1]) <= 80 * most_taps(tscale, bins) * 3 // 2
+    read, most = roi_reading(anchors, tscale, bins, 0.5, torch.float32), 0
+    for p, n in enumerate((bins // 4, bins // 2, bins // 4)):
+        taps, rows = read[3 * p : 3 * p + 3], 2 * tscale * n
+        readers = roi_readers(*taps, rows)
+        torch.testing.assert_close(dense(*taps, rows), dense(*readers, len(taps[0])).t(), rtol=0, atol=0)
+        most += len(taps[1])
+    assert most <= 80 * most_taps(tscale, bins)
 
 
 # --- linear layers over RoIs
@@ -211,8 +214,7 @@ def test_gradients_are_numerically_right(way: Way) -> None:
 def test_every_chunking_gives_the_same(monkeypatch: pytest.MonkeyPatch, videos: int, anchors: int) -> None:
     given = sizes(B=5)
     whole = both(*given)[0]
-    columns = 16 * 12 * 6 * 8  # bytes of one video's projected columns in float64
-    monkeypatch.setattr(roi, "_CHUNK_BYTES", videos * columns)
+    monkeypatch.setattr(roi, "_CHUNK_NUMBERS", videos * 16 * 12 * 6)  # columns, slices, outputs
     monkeypatch.setattr(roi, "_CHUNK_ANCHORS", anchors)
     same(both(*given)[0], whole, 1e-9)
 

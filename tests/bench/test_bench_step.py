@@ -85,12 +85,11 @@ def test_roi_share_of_step(benchmark, spec: Spec, monkeypatch: pytest.MonkeyPatc
     """RoIAlign's part of a step at batch 16, forward, backward and what it makes again; goal: at most 15 %.
 
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
-    every bin reads, forward and again backward, and the weighted sums. `remade` is what of it saving memory costs: the
-    list that the backward pass makes again, and turns round; goal: below 10 %.
-    On two cores RoIAlign's own part was 18 % in float32 and 32 % in bfloat16 (`remade` 6 and 14 %): above both goals, the
-    more so the faster the products are, as sums are not. The fused step is the faster one all the same. RoIs first would
-    read a quarter as wide rows, but multiply three times as much after it; `plain` is the time of that step, as a share of
-    ours: 2.1 in float32, 1.7 in bfloat16.
+    every bin reads, turning the list round for the backward pass, and the weighted sums. `remade` is what of it saving
+    memory costs, the turning round; goal: below 10 %.
+    On two cores RoIAlign's own part was 13 % in float32 and 22 % in bfloat16 (`remade` 2 and 5 %), in bfloat16 above its
+    goal: products are faster there, and sums, of which it moves 95 GB/s, are not. RoIs first would read a quarter as wide
+    rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours: 2.1 in both.
     """
     made, batch, dtype = step_of(spec, 16)
     fused, own, remade = Inside(), Inside(), Inside()
