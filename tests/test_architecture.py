@@ -405,7 +405,7 @@ RUN = {
     "name",
     *(f"training.{k}" for k in ("epochs", "decay_epochs", "batch", "clip_norm", "precision")),
     *(f"evaluation.{k}" for k in ("tiou", "blocked", "proposals")),
-    *(f"runtime.{k}" for k in ("threads", "workers", "checkpoint_every", "log_every", "loggers")),
+    *(f"runtime.{k}" for k in ("threads", "workers", "graph", "checkpoint_every", "log_every", "loggers")),
 }
 
 
