@@ -15,6 +15,8 @@ METRIC = "average_mAP"
 class StudyError(ValueError):
     """A study, axis or value that does not exist; the message gives the nearest names."""
 
+    misused = True  # by whoever typed it
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

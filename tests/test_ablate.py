@@ -217,9 +217,9 @@ def test_a_full_disk_stops_the_study_with_its_finished_runs_whole(
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--study", "cascade_deph"], 1, "no study named 'cascade_deph'; did you mean cascade_depth?"),
-        (["--study", "roi", "--only", "bin=8"], 1, "has no axis 'bin'; did you mean bins?"),
-        (["--study", "roi", "--only", "extension=0.4"], 1, "has no value '0.4'; did you mean 0.5 or 0.0 or 0.25"),
+        (["--study", "cascade_deph"], 2, "no study named 'cascade_deph'; did you mean cascade_depth?"),
+        (["--study", "roi", "--only", "bin=8"], 2, "has no axis 'bin'; did you mean bins?"),
+        (["--study", "roi", "--only", "extension=0.4"], 2, "has no value '0.4'; did you mean 0.5 or 0.0 or 0.25"),
         (["--study", "roi", "--set", "roi.bin=8"], 1, "did you mean roi.bins?"),
         (["--study", "roi", "--preset", "laptopp"], 1, "laptopp.yaml"),
         (["--study", "roi", "--data", "nowhere"], 2, "give a spec, or a folder that experiments.prepare made"),
@@ -328,7 +328,7 @@ def test_a_terminal_is_drawn_live(home: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*words("precision"), "--seeds", "2", "--dry-run"]
     code, result, _ = run(capsys, *args, "--study", "roi", "--only", "extension=0.5")
-    assert code == 1  # precision has no such axis
+    assert code == 2  # precision has no such axis
     code, result, _ = run(capsys, *args)
     found = result["dry_run"]["precision"]
     assert (code, found["runs"], found["done"]) == (0, 4, 0)
