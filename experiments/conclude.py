@@ -41,13 +41,21 @@ def done(runs: Sequence[Run]) -> list[tuple[Run, Record]]:
     return [(run, record) for run, record in pairs if record is not None and record.status == "done"]
 
 
-def estimates(runs: Sequence[tuple[Run, Record]]) -> list[Estimate]:
-    """What the runs of a cell gave: mAP with its interval over seeds and videos, counts and traced sizes."""
+def _scored(runs: Sequence[tuple[Run, Record]]) -> Floats:
+    """Their mAP at each tIoU under the draws of a cell's interval, [S, 1 + R, t]."""
+    return np.stack([replicates(run.folder, CELL_REPLICATES) for run, _ in runs])
+
+
+def estimates(runs: Sequence[tuple[Run, Record]], default: Sequence[tuple[Run, Record]] = ()) -> list[Estimate]:
+    """What the runs of a cell gave: mAP with its interval over seeds and videos, counts and traced sizes.
+
+    default: runs of the study's base, which the cell is compared with on the same draws of videos.
+    """
     if not runs:
         return []
     names, first = tuple(run.folder.name for run, _ in runs), runs[0][1]
     mark = first.data.mark if first.data else None
-    table = np.stack([replicates(run.folder, CELL_REPLICATES) for run, _ in runs])  # [S, 1 + R, t]
+    table = _scored(runs)
     columns = {METRIC: table.mean(axis=2)} | {f"mAP@{t:.2f}": table[..., n] for n, t in enumerate(_tiou(runs[0][0]))}
     found = []
     for name, values in columns.items():
@@ -66,6 +74,13 @@ def estimates(runs: Sequence[tuple[Run, Record]]) -> list[Estimate]:
                 runs=names,
             )
         )
+    if default and default[0][0].folder != runs[0][0].folder:
+        of, note = (
+            verdict.compare(table.mean(axis=2), _scored(default).mean(axis=2)),
+            "to the default, on the same videos",
+        )
+        made = {"value": of.value, "low": of.low, "high": of.high, "unit": "points", "data": mark, "note": note}
+        found.append(Estimate(name="difference", evidence="measured", runs=names, **made))
     for name in TRACED:
         figures = [figure for _, record in runs if (figure := record.figure(name)) and figure.value is not None]
         if figures:
@@ -110,6 +125,12 @@ def _counts(run: tuple[Run, Record], names: tuple[str, ...]) -> list[Estimate]:
     ]
 
 
+def _default(plan: Plan) -> list[tuple[Run, Record]]:
+    """The runs of the cell that is the base as it stands."""
+    cells = (cell for cell in plan.study.cells if not changed(plan.base, cell))
+    return next((done(plan.cells[cell.name]) for cell in cells), [])
+
+
 def _cell(plan: Plan, cell: Cell, times: Mapping[str, Sequence[Estimate]]) -> CellOutcome:
     runs = plan.cells[cell.name]
     ended = done(runs)
@@ -123,7 +144,7 @@ def _cell(plan: Plan, cell: Cell, times: Mapping[str, Sequence[Estimate]]) -> Ce
         runs=tuple(run.folder.name for run in runs),
         missing=tuple(r.folder.name for r in runs if r.folder not in there and r.folder.name not in failed),
         failed=failed,
-        estimates=(*estimates(ended), *times.get(cell.name, ())),
+        estimates=(*estimates(ended, _default(plan)), *times.get(cell.name, ())),
     )
 
 

@@ -11,6 +11,7 @@ from reports.table import Cell, Column, Table, words
 
 KNOWN = {  # estimate -> its column, in this order; others follow under their own names
     "average_mAP": Column("average mAP", "%"),
+    "difference": Column("to the default", "points"),
     "training_time": Column("training", "s"),
     "step_time": Column("step", "s"),
     "detect_time_video": Column("detection a video", "s"),
@@ -102,7 +103,13 @@ def _figures(outcome: StudyOutcome) -> tuple[list[str], list[str], list[str]]:
     order = [n for n in KNOWN if n in names or n in always] + sorted(names - set(KNOWN))
     alike = [n for n in order if n not in always and constant(outcome, n)]
     tested = "anchors_testing" in names and "anchors_testing" not in alike  # the study is about testing
-    main = {*ALWAYS, "step_time", "anchors", *(("anchors_testing", "detect_time_video") if tested else ())}
+    main = {
+        *ALWAYS,
+        "difference",
+        "step_time",
+        "anchors",
+        *(("anchors_testing", "detect_time_video") if tested else ()),
+    }
     rest = [n for n in order if n not in alike]
     if not always:
         return rest, [], alike

@@ -105,6 +105,11 @@ def test_a_study_from_its_runs_to_its_page(home: Path, capsys: pytest.CaptureFix
     one, three = found.cells[0], found.cells[1]
     for name in ("parameters", "flops", "peak_memory"):
         assert one.estimate(name).value < three.estimate(name).value  # type: ignore[union-attr]
+    difference, scores = one.estimate("difference"), [c.estimate("average_mAP").value for c in (one, three)]  # type: ignore[union-attr]
+    assert difference is not None
+    assert difference.value == pytest.approx(scores[0] - scores[1])
+    assert difference.low <= difference.value <= difference.high  # type: ignore[operator]
+    assert three.estimate("difference") is None  # three stages are the default
     (verdict,) = found.verdicts
     assert (verdict.claim, verdict.seeds, verdict.videos) == ("cascade", 2, 30)
     assert "power" in said
