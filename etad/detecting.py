@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from etad import build, engine
+from etad import build
 from etad.data.annotations import DataError, Video
 from etad.data.features import FeatureSource, as_half, columns_and_width
 from etad.data.samples import Samples
@@ -27,7 +27,7 @@ from etad.evaluate import ACTION
 from etad.gradients import SnippetEncoder
 from etad.inference import Inference
 from etad.spec import DataSpec, merge, parse_spec
-from etad.weights import stated_spec
+from etad.weights import load_weights, read_checkpoint, stated_spec
 
 Progress = Callable[[int, int], None]  # rows done, of how many
 
@@ -156,14 +156,14 @@ def load(path: str | Path, device: str = "auto", *, own_code: bool = False) -> T
     Where its spec names components as module:object, building it imports them: refused unless `own_code` allows it.
     """
     path = Path(path)
-    meta = engine.read_checkpoint(path)["meta"]
+    meta = read_checkpoint(path)["meta"]
     tree = merge(stated_spec(meta, path, own_code=own_code), {"runtime": {"device": device}})
     end_to_end = tree.get("encoder") is not None
     if end_to_end:  # the encoder lies in this very file; the cache was the training machine's
         tree = merge(tree, {"encoder": {"checkpoint": str(path)}, "data": {"video": {"cache": None}}})
     spec = parse_spec(tree, f"{path}, its spec")
     detector = build.build_detector(spec)
-    engine.load_weights(detector, path)
+    load_weights(detector, path)
     try:
         where = build.build_device(spec)
     except RuntimeError as error:

@@ -1,18 +1,13 @@
 """Training on mmengine's Runner. Ours: the step, a loop that starts mid-epoch, atomic checkpoints."""
 
-import csv
-import gc
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
@@ -24,35 +19,20 @@ from torch.utils.data import DataLoader
 
 from etad.data.batches import LOSSES, PROPOSALS, EpochBatches, TrainingRows
 from etad.graphs import StepGraphs
+from etad.hooks import Checkpoints, Progress, StepLog
 from etad.losses import Criterion
+from etad.processes import everyones, leave_together, rank_and_world, total
 from etad.proposals import Draw, ProposalMap
 from etad.randomness import uniform
 from etad.record import CHECKPOINT
 from etad.targets import boundary_targets, match
-from etad.weights import read_tensors
+from etad.weights import first_line, read_checkpoint
 
 START_OVER = "delete it to train from the start"
-Progress = Callable[[int, int, dict[str, float]], None]  # step, of how many, its losses
 
 
 class TrainingError(ValueError):
     """Training that cannot go on; the message names the step and the videos."""
-
-
-def _total(counts: Tensor) -> Tensor:
-    """Sums over all processes."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(counts)
-    return counts
-
-
-def _everyones(items: list[int]) -> list[int]:
-    """The items of all processes."""
-    if not dist.is_initialized():
-        return items
-    gathered: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, items)
-    return [item for part in gathered for item in part]
 
 
 class TrainingModel(BaseModel):
@@ -97,7 +77,7 @@ class TrainingModel(BaseModel):
         kinds = torch.arange(4 * len(self.criterion.thresholds), device=device).view(-1, 4, 1)
         draws = uniform(self.seed, LOSSES, batch["iteration"], kinds, row, count=anchors.shape[1], device=device)
         out = self.detector(features.transpose(1, 2), anchors)
-        return self.criterion(out, matched, boundary, draws, _total, batch["labels"].gather(1, place))
+        return self.criterion(out, matched, boundary, draws, total, batch["labels"].gather(1, place))
 
     def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """Raises TrainingError where the loss is not finite."""
@@ -113,9 +93,9 @@ class TrainingModel(BaseModel):
 
     def _checked(self, parts: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         """What is logged, and `loss`, which goes back."""
-        whole = _total(torch.stack([part.detach() for part in parts.values()]))
+        whole = total(torch.stack([part.detach() for part in parts.values()]))
         if not whole.isfinite().all():
-            videos = ", ".join(self.ids[r] for r in _everyones(batch["row"].tolist()))
+            videos = ", ".join(self.ids[r] for r in everyones(batch["row"].tolist()))
             raise TrainingError(
                 f"the loss is not finite at iteration {batch['iteration']} (videos {videos}): "
                 "check their features, or lower training.lr"
@@ -158,91 +138,6 @@ class MidEpochLoop(EpochBasedTrainLoop):  # type: ignore[misc]
         self._epoch += 1
 
 
-class Checkpoints(Hook):  # type: ignore[misc]
-    """Keeps one checkpoint, replaced whole: a kill leaves the old or the new one. It holds tensors and plain values only."""
-
-    priority = "VERY_LOW"
-
-    def __init__(self, every: int, meta: dict[str, Any]):
-        self.every, self.meta = every, meta
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        # mmengine's log buffers are objects that a weights-only load refuses; the curves are in losses.csv
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
-
-    def _save(self, runner: Runner, epoch: int, iteration: int) -> None:
-        part = f"{CHECKPOINT}.part"
-        meta = {**self.meta, "epoch": epoch, "iter": iteration}
-        runner.save_checkpoint(runner.work_dir, part, meta=meta)
-        if runner.rank == 0:
-            path = Path(runner.work_dir, part)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(path, path.with_name(CHECKPOINT))
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        last = batch_idx + 1 == len(runner.train_dataloader)
-        if not last and (runner.iter + 1) % self.every == 0:
-            self._save(runner, runner.epoch, runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self._save(runner, runner.epoch + 1, runner.iter)  # the learning rate's schedule has made its step by now
-
-
-class StepLog(Hook):  # type: ignore[misc]
-    """losses.csv and timings.csv, the visualisation backends, and whoever shows progress."""
-
-    def __init__(self, every: int, progress: Progress | None):
-        self.every, self.progress = every, progress
-
-    def before_train(self, runner: Runner) -> None:
-        self.folder = Path(runner.work_dir)
-        if runner.rank == 0:
-            names = _unwrap(runner.model).criterion.parts
-            self._open("losses.csv", ["iteration", "epoch", "lr", "total", *names], runner.iter)
-            self._open("timings.csv", ["iteration", "seconds", "data_seconds"], runner.iter)
-        self._reset()
-
-    def _open(self, name: str, header: list[str], done: int) -> None:
-        """Starts the file, or after a resumption keeps its rows up to the checkpoint."""
-        path, rows = self.folder / name, []
-        if done and path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= done]
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-
-    def _reset(self) -> None:
-        self.seconds, self.waited, self.steps = 0.0, 0.0, 0
-        self.left = time.perf_counter()
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.waited += time.perf_counter() - self.left
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        now = time.perf_counter()
-        self.steps += 1
-        self.seconds += now - self.left
-        self.left = now
-        step, last = runner.iter + 1, batch_idx + 1 == len(runner.train_dataloader)
-        if runner.rank != 0 or (step % self.every and step != 1 and not last):
-            return
-        losses = {k: float(v) for k, v in outputs.items() if k != "loss"}
-        lr = runner.optim_wrapper.get_lr()["lr"][0]
-        ordered = [losses[k] for k in ("total", *(k for k in losses if k != "total"))]
-        self._append("losses.csv", [step, runner.epoch, lr, *ordered])
-        seconds, waited = self.seconds / self.steps, self.waited / self.steps
-        self._append("timings.csv", [step, f"{seconds:.6f}", f"{waited:.6f}"])
-        runner.visualizer.add_scalars({**losses, "lr": lr, "step_seconds": seconds}, step=step)
-        if self.progress:
-            self.progress(step, runner.max_iters, losses)
-        self._reset()
-
-    def _append(self, name: str, row: list[Any]) -> None:
-        with open(self.folder / name, "a", newline="") as file:
-            csv.writer(file).writerow(row)
-
-
 def _unwrap(model: nn.Module) -> TrainingModel:
     return model.module if isinstance(model, MMDistributedDataParallel) else model  # type: ignore[return-value]
 
@@ -271,7 +166,7 @@ class _Runner(Runner):  # type: ignore[misc]
             checkpoint = read_checkpoint(Path(filename))
             _unwrap(self.model).load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            raise ValueError(f"{filename}: of another detector ({_first(error)}); {START_OVER}") from None
+            raise ValueError(f"{filename}: of another detector ({first_line(error)}); {START_OVER}") from None
         except ValueError as error:
             raise ValueError(f"{error}; {START_OVER}") from None
         return checkpoint
@@ -279,33 +174,6 @@ class _Runner(Runner):  # type: ignore[misc]
 
 def _as_made(batch: Any) -> Any:
     return batch
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's place, joining the group that torchrun announces."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def leave_together() -> None:
-    """Ends the group of processes, once all are here: each goes its own way from now on."""
-    if dist.is_initialized():
-        gc.collect()  # what DDP holds of the group goes before it
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def end_process() -> NoReturn:
-    """Ends a process that has nothing left to do, without the tear-down of gloo, which now and then aborts.
-
-    The message is "terminate called without an active exception": a thread of the group's is still joinable (torch 2.13).
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def train(
@@ -362,7 +230,7 @@ def train(
         ),
         param_scheduler=[{"type": "MultiStepLR", "milestones": list(decay_epochs), "gamma": 0.1, "by_epoch": True}],
         default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None, "timer": None},
-        custom_hooks=[StepLog(log_every, progress), Checkpoints(checkpoint_every, meta or {})],
+        custom_hooks=[StepLog(log_every, progress, model.criterion.parts), Checkpoints(checkpoint_every, meta or {})],
         load_from=str(folder / CHECKPOINT) if (folder / CHECKPOINT).exists() else None,
         resume=(folder / CHECKPOINT).exists(),
         launcher="pytorch" if world > 1 else "none",
@@ -374,28 +242,3 @@ def train(
     runner.train()
     del runner, wrapped
     leave_together()
-
-
-def _first(error: Exception) -> str:
-    """The first line that says something: torch's first one names a class."""
-    lines = [line.strip() for line in str(error).splitlines() if "loading state_dict" not in line]
-    return next(iter(lines), type(error).__name__)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as tensors and plain values; no code of it runs. Raises ValueError naming the file."""
-    checkpoint = read_tensors(path)
-    if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
-        raise ValueError(f"{path}: not a checkpoint of this suite: it has no state_dict or no meta")
-    return checkpoint
-
-
-def load_weights(detector: nn.Module, path: Path) -> dict[str, Any]:
-    """Loads a checkpoint's detector, weights only, and returns what it says of itself. Raises ValueError naming the file."""
-    checkpoint, prefix = read_checkpoint(path), "detector."
-    try:
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        detector.load_state_dict(state)
-        return dict(checkpoint["meta"])
-    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this detector ({_first(error)})") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from etad.spec import parse_yaml
 
@@ -48,3 +49,28 @@ def stated_spec(meta: Any, path: Path, *, built: Sequence[str] = BUILT, own_code
                 f"{path}: its {entry} is code from outside the suite, {name}; allow it by own_code (--own-code)"
             )
     return tree
+
+
+def first_line(error: Exception) -> str:
+    """The first line that says something: torch's first one names a class."""
+    lines = [line.strip() for line in str(error).splitlines() if "loading state_dict" not in line]
+    return next(iter(lines), type(error).__name__)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as tensors and plain values; no code of it runs. Raises ValueError naming the file."""
+    checkpoint = read_tensors(path)
+    if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
+        raise ValueError(f"{path}: not a checkpoint of this suite: it has no state_dict or no meta")
+    return checkpoint
+
+
+def load_weights(detector: nn.Module, path: Path) -> dict[str, Any]:
+    """Loads a checkpoint's detector, weights only, and returns what it says of itself. Raises ValueError naming the file."""
+    checkpoint, prefix = read_checkpoint(path), "detector."
+    try:
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        detector.load_state_dict(state)
+        return dict(checkpoint["meta"])
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this detector ({first_line(error)})") from None

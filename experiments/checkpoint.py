@@ -68,7 +68,7 @@ def _spec(meta: Any, args: argparse.Namespace) -> Spec:
 
 
 def info(args: argparse.Namespace) -> dict[str, Any]:
-    from etad.engine import read_checkpoint
+    from etad.weights import read_checkpoint
 
     held = read_checkpoint(args.file)
     meta = held["meta"]
@@ -95,8 +95,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from etad import build
-    from etad.engine import load_weights, read_checkpoint
     from etad.model.released import to_released
+    from etad.weights import load_weights, read_checkpoint
 
     spec = _spec(read_checkpoint(args.file)["meta"], args)
     detector = build.build_detector(spec)

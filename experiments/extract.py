@@ -54,8 +54,7 @@ def chosen_spec(args: argparse.Namespace) -> Spec:
     if args.spec:
         tree = read_tree(args.spec)
     elif args.checkpoint:
-        from etad.engine import read_checkpoint
-        from etad.weights import BUILT, stated_spec
+        from etad.weights import BUILT, read_checkpoint, stated_spec
 
         meta = read_checkpoint(args.checkpoint)["meta"]
         tree = stated_spec(meta, args.checkpoint, built=(*BUILT, "data.source"), own_code=args.own_code)

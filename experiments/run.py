@@ -35,9 +35,9 @@ def run_spec(spec: Spec, folder: Path, command: str = "", trained_in: Path | Non
     if done:
         say(f"{folder} is done already")
         return done
-    from etad import engine  # torch takes seconds to import
+    from etad.processes import rank_and_world  # torch takes seconds to import
 
-    rank, world = engine.rank_and_world()
+    rank, world = rank_and_world()
     console.quiet = rank > 0
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, wait=world == 1) if rank == 0 else nullcontext():

@@ -7,13 +7,14 @@ from typing import cast
 import pandas as pd
 import torch
 
-from etad import build, engine, measure
+from etad import build, engine, measure, processes
 from etad.data.samples import Corpus
 from etad.end_to_end import EndToEndModel
 from etad.gradients import SnippetEncoder
 from etad.model.detector import Detector
 from etad.record import CHECKPOINT, TRAINED_FILE, Figure, Trained, now, read_trained, write_json
 from etad.spec import Spec, spec_text
+from etad.weights import load_weights
 from experiments.progress import bar, log, say
 from experiments.trace_memory import steps
 
@@ -30,7 +31,7 @@ def trained(
     held = read_trained(folder, key)
     if held is not None:
         say(f"trained already: {folder}")
-        engine.leave_together()
+        processes.leave_together()
         detector, encoder = load(spec, folder / CHECKPOINT)
     else:
         with measure.peak_memory(device) as peak:
@@ -38,7 +39,7 @@ def trained(
         detector = cast(Detector, model.detector)
         encoder = model.encoder if isinstance(model, EndToEndModel) else None
     if rank > 0:
-        engine.end_process()
+        processes.end_process()
     if held is None:
         where = measure.device_name(device)
         figures = _timing_figures(spec, folder, corpus, where, videos)
@@ -60,7 +61,7 @@ def trained(
 def load(spec: Spec, path: Path) -> tuple[Detector, SnippetEncoder | None]:
     """Detector and encoder of a checkpoint."""
     detector = build.build_detector(spec)
-    engine.load_weights(detector, path)
+    load_weights(detector, path)
     if spec.encoder is None:
         return detector, None
     own = spec.encoder.model_copy(update={"checkpoint": str(path)})

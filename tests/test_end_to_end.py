@@ -1,5 +1,6 @@
 """The engine's step with an encoder before the detector: exact, sampled, resumed, in several processes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -217,8 +218,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
 import test_end_to_end as t
+from etad.processes import end_process
 t.train(t.small(*t.ONE, *sys.argv[2:]), Path(sys.argv[1]))
-t.engine.end_process()
+end_process()
 """
 
 
@@ -230,7 +232,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(script), str(tmp_path / "two"), *options]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=100, env={**engine.os.environ, "PYTHONPATH": "."}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": "."}
     )
     assert done.returncode == 0, done.stderr
     two = torch.load(tmp_path / "two" / "latest.pth", weights_only=True)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from etad import build, engine
+from etad import build, engine, weights
 from etad.matches import mean_average_precision, read_matches
 from etad.record import read_record
 from etad.spec import Spec, read_spec
@@ -86,24 +86,24 @@ def test_a_run_leaves_what_its_record_promises_and_nothing_else(whole: Path) -> 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from etad import engine
+from etad import hooks
 
 where, count = sys.argv[1], int(sys.argv[2])
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 if where == "iteration":  # trained and logged, no checkpoint of it yet
-    old = engine.StepLog.after_train_iter
+    old = hooks.StepLog.after_train_iter
     def new(self, runner, *args, **kwargs):
         old(self, runner, *args, **kwargs)
         if runner.iter + 1 == count:
             kill()
-    engine.StepLog.after_train_iter = new
+    hooks.StepLog.after_train_iter = new
 if where == "epoch":
-    old = engine.Checkpoints.after_train_epoch
+    old = hooks.Checkpoints.after_train_epoch
     def new(self, runner):
         old(self, runner)
         if runner.epoch + 1 == count:
             kill()
-    engine.Checkpoints.after_train_epoch = new
+    hooks.Checkpoints.after_train_epoch = new
 if where == "save":  # half of the checkpoint is written
     old, saves = os.replace, []
     def new(part, path):
@@ -266,7 +266,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(whole: Path) -> None:
 
     walk(held)
     detector = build.build_detector(small("training.seed=5"))
-    meta = engine.load_weights(detector, whole / "latest.pth")
+    meta = weights.load_weights(detector, whole / "latest.pth")
     assert meta["mark"] == "synthetic-1"
     for name, weight in detector.state_dict().items():
         assert torch.equal(weight, held["state_dict"][f"detector.{name}"])
@@ -288,7 +288,7 @@ def test_a_bad_checkpoint_is_one_clear_error_and_runs_no_code(whole: Path, tmp_p
 
     def refused(words: str) -> None:
         for attempt in (
-            lambda: engine.load_weights(build.build_detector(small()), path),
+            lambda: weights.load_weights(build.build_detector(small()), path),
             lambda: run_spec(small(), run),
         ):
             with pytest.raises(ValueError, match=words) as raised:
@@ -307,9 +307,9 @@ def test_a_bad_checkpoint_is_one_clear_error_and_runs_no_code(whole: Path, tmp_p
     torch.save({"weights": {}}, path)
     refused("no state_dict or no meta")
     with pytest.raises(ValueError, match="not a checkpoint of this detector"):
-        engine.load_weights(wider, whole / "latest.pth")
+        weights.load_weights(wider, whole / "latest.pth")
     with pytest.raises(ValueError, match=r"nowhere\.pth: not a whole checkpoint"):
-        engine.load_weights(wider, tmp_path / "nowhere.pth")
+        weights.load_weights(wider, tmp_path / "nowhere.pth")
 
 
 def stepped(spec: Spec, folder: Path) -> tuple[engine.TrainingModel, torch.optim.Optimizer, set[torch.dtype]]:
