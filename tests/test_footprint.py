@@ -1,7 +1,8 @@
 """Traced memory of an end-to-end step against whole traces, real tensors and the paper's claims."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -131,18 +132,19 @@ def test_all_modes_take_the_same_step() -> None:
 
 
 class Gpu:
-    """torch.cuda's counters over a step that is not on a GPU."""
+    """A GPU's count over a step that is not on one."""
 
     def __init__(self, allocated: int, full: bool = False):
         self.allocated, self.full = allocated, full
 
     def put(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def reset(device: Any) -> None:
+        @contextmanager
+        def peak(device: torch.device) -> Iterator[list[int]]:
             if self.full:
                 raise torch.OutOfMemoryError
+            yield [self.allocated]
 
-        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.allocated)
+        monkeypatch.setattr(footprint, "peak_memory", peak)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 

@@ -32,10 +32,10 @@ class FlatConv(nn.Conv3d):
         half = tuple(size // 2 for size in self.kernel_size)  # what every one of them is padded with
         if half[0] == 0:  # [N, C, L, H, W] -> [N x L, C, H, W]
             flat = x.transpose(1, 2).flatten(0, 1)
-            y = F.conv2d(flat, weight[:, :, 0], bias, stride=self.stride[1:], padding=half[1:])
+            y = F.conv2d(flat, weight.squeeze(2), bias, stride=self.stride[1:], padding=half[1:])
             return y.unflatten(0, (-1, x.shape[2])).transpose(1, 2)
         # [N, C, L, H, W] -> [N, C, L, H x W]
-        y = F.conv2d(x.flatten(3), weight[..., 0], bias, stride=(self.stride[0], 1), padding=(half[0], 0))
+        y = F.conv2d(x.flatten(3), weight.squeeze(4), bias, stride=(self.stride[0], 1), padding=(half[0], 0))
         return y.unflatten(3, x.shape[3:])
 
 
