@@ -140,7 +140,7 @@ class R2Plus1D(nn.Module):
         return tuple(self.children())
 
     def forward(self, clips: Tensor) -> Tensor:
-        if clips.device.type == "cpu":
+        if clips.device.type == "cpu" and type(clips) is Tensor:  # a fake one stands for a GPU's, which goes without
             clips = clips.contiguous(memory_format=torch.channels_last_3d)
         for stage in self.stages:
             clips = stage(clips)
