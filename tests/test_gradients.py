@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from etad.gradients import UNITS, Picks, SnippetDraw, SnippetEncoder, snippet_count, systematic
 from etad.measure import LiveMemory
-from etad.model.aggregation import FeatureModule, Lstm
+from etad.model.aggregation import FeatureModule, Recurrent
 from etad.model.encoder import R2Plus1D
 from etad.randomness import uniform
 from etad.registry import SNIPPET_SAMPLERS, lookup
@@ -184,7 +184,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = FeatureModule(channels=C, width=8, groups=2, norm_groups=2, aggregator=Lstm(8))
+        self.features = FeatureModule(channels=C, width=8, groups=2, norm_groups=2, aggregator=Recurrent(8, nn.LSTM))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.features(features.transpose(1, 2)).square().mean() + features.std()

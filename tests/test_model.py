@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etad.build import build_detector
-from etad.model.aggregation import Direct, FeatureModule, Lstm
+from etad.model.aggregation import Direct, FeatureModule, Recurrent
 from etad.model.boundary import BoundaryHead
 from etad.model.class_head import anchor_means
 from etad.model.detector import Detector, DetectorOutput
@@ -227,7 +227,7 @@ def test_bfloat16_autocast_is_near_float32(small: Detector) -> None:
 
 def test_lstm_looks_ahead_with_one_and_back_with_the_other() -> None:
     torch.manual_seed(0)
-    lstm = Lstm(8)
+    lstm = Recurrent(8, nn.LSTM)
     x = torch.randn(1, 8, 10)
     changed = x.clone()
     changed[:, :, 5] += 1.0
@@ -256,7 +256,7 @@ def test_none_removes_both_lstms_and_keeps_their_convolutions() -> None:
 def test_feature_module_matches_a_plain_reading() -> None:
     """METHOD 2 again, from torch.nn.functional alone; the branches stand in the order forward, direct, backward."""
     torch.manual_seed(0)
-    module = FeatureModule(channels=8, width=16, groups=2, norm_groups=4, aggregator=Lstm(16)).eval()
+    module = FeatureModule(channels=8, width=16, groups=2, norm_groups=4, aggregator=Recurrent(16, nn.LSTM)).eval()
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.5)
     state = module.state_dict()

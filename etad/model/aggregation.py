@@ -8,18 +8,21 @@ from torch import Tensor, nn
 from etad.registry import AGGREGATORS
 
 
-class Lstm(nn.Module):
-    """Two one-layer LSTMs, the second over reversed time: [B, D, T] -> (forward, backward context), each [B, D, T]."""
+class Recurrent(nn.Module):
+    """Two one-layer LSTMs or GRUs, the second over reversed time: [B, D, T] -> (forward, backward context), each [B, D, T]."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, layer: type[nn.LSTM | nn.GRU]):
         super().__init__()
-        self.forward_lstm = nn.LSTM(width, width, batch_first=True)
-        self.backward_lstm = nn.LSTM(width, width, batch_first=True)
+        kind = layer.__name__.lower()
+        self.names = f"forward_{kind}", f"backward_{kind}"  # as in the authors' checkpoints
+        for name in self.names:
+            self.add_module(name, layer(width, width, batch_first=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         steps = x.transpose(1, 2)
-        ahead, _ = self.forward_lstm(steps)
-        back, _ = self.backward_lstm(steps.flip(1))
+        forward, backward = (self.get_submodule(name) for name in self.names)
+        ahead, _ = forward(steps)
+        back, _ = backward(steps.flip(1))
         return ahead.transpose(1, 2), back.flip(1).transpose(1, 2)
 
 
@@ -40,21 +43,6 @@ class ForwardLstm(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ahead, _ = self.forward_lstm(x.transpose(1, 2))
         return ahead.transpose(1, 2), x
-
-
-class Gru(nn.Module):
-    """Two one-layer GRUs in the place of the LSTMs. Ours."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.forward_gru = nn.GRU(width, width, batch_first=True)
-        self.backward_gru = nn.GRU(width, width, batch_first=True)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        steps = x.transpose(1, 2)
-        ahead, _ = self.forward_gru(steps)
-        back, _ = self.backward_gru(steps.flip(1))
-        return ahead.transpose(1, 2), back.flip(1).transpose(1, 2)
 
 
 class Dilated(nn.Module):
@@ -98,7 +86,7 @@ def _places(count: int, width: int, device: torch.device) -> Tensor:
 @AGGREGATORS.register_module(name="lstm")
 def lstm(width: int) -> nn.Module:
     """The paper's: a forward and a backward LSTM."""
-    return Lstm(width)
+    return Recurrent(width, nn.LSTM)
 
 
 @AGGREGATORS.register_module(name="lstm-forward")
@@ -110,7 +98,7 @@ def lstm_forward(width: int) -> nn.Module:
 @AGGREGATORS.register_module(name="gru")
 def gru(width: int) -> nn.Module:
     """GRUs in the place of the LSTMs."""
-    return Gru(width)
+    return Recurrent(width, nn.GRU)
 
 
 @AGGREGATORS.register_module(name="dilated")
