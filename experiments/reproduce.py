@@ -180,6 +180,8 @@ def _at_papers_size(args: argparse.Namespace, spec: Spec) -> list[Figure]:
 
 
 def show(result: dict[str, Any]) -> None:
+    from reports.table import format_value
+
     figures = {f["name"]: f["value"] for f in result["figures"]}
     mark = result["data"]["mark"]
     print(f"average mAP on {mark}: {figures['average_mAP']:.2f} %", end="")
@@ -192,7 +194,7 @@ def show(result: dict[str, Any]) -> None:
             figures.get(f"paper_schedule_projected_{precision}"),
         )
         print(f"at the paper's size, {precision}: {memory / 2**30:.2f} GiB traced", end="")
-        print(f", schedule projects to {schedule / 60:.0f} min" if schedule else "")
+        print(f", schedule projects to {format_value(schedule, 's')}" if schedule else "")
     for page in result["pages"]:
         print(f"report: {page}")
 
