@@ -133,7 +133,7 @@ def dense(count: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
     return matrix.index_put_((bag, place.long()), weight.double(), accumulate=True)
 
 
-@pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24)])
+@pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24), (1024, 32)])  # the last: rows past 16 bits
 def test_reading_turned_round(tscale: int, bins: int) -> None:
     """Who reads a row is the transpose of what is read; the traced size holds either."""
     every = proposal_map(tscale, tscale).anchors
