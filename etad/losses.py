@@ -1,7 +1,8 @@
 """Losses: pure functions of predictions, targets and uniform draws, pooled over the batch. Source: METHOD 7.
 
-Each takes `total`, which sums a vector of counts over all processes (the identity in one process). A loss is this
-process's sum over the count of all: summed over the processes it is the loss of the whole batch.
+Each pools the last dimension, the anchors of all videos, and gives as many losses as the numbers before it say: a GPU
+judges all stages in the time of one. Each takes `total`, which sums counts over all processes (the identity in one
+process). A loss is this process's sum over the count of all: summed over the processes it is the loss of the whole batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,13 @@ def _bce(p: Tensor, positive: Tensor) -> Tensor:
 
 
 def _counts(total: Total, *masks: Tensor) -> Sequence[Tensor]:
-    return total(torch.stack([mask.sum(dtype=torch.float64) for mask in masks])).unbind()
+    """How many of each mask [..., N], [..., 1]."""
+    return total(torch.stack([mask.sum(-1, keepdim=True, dtype=torch.float64) for mask in masks])).unbind()
+
+
+def _mean(values: Tensor, count: Tensor) -> Tensor:
+    """The sums of values [..., N] by count [..., 1], by one where it is empty."""
+    return values.sum(-1) / count.squeeze(-1).clamp_min(1).to(values.dtype)
 
 
 def _halves(positive: Tensor, total: Total) -> Tensor:
@@ -36,7 +43,7 @@ def _halves(positive: Tensor, total: Total) -> Tensor:
 
 def balanced_bce(p: Tensor, positive: Tensor, total: Total) -> Tensor:
     """Half the mean over positives plus half the mean over negatives; one class empty: the mean over the other."""
-    return (_bce(p, positive) * _halves(positive, total).to(p.dtype)).sum()
+    return (_bce(p, positive) * _halves(positive, total).to(p.dtype)).sum(-1)
 
 
 def _kept(draw: Tensor, band: Tensor, rate: Tensor, released: bool) -> Tensor:
@@ -54,11 +61,10 @@ def sampled_bce(p: Tensor, positive: Tensor, draw: Tensor, total: Total, release
     No positive: the mean over all. Released: where positives outnumber negatives, they count once more as negatives.
     """
     P, N = _counts(total, positive, ~positive)
-    none = P == 0
-    kept = torch.where(none, 1.0, _kept(draw, ~positive, P / N, released))
+    kept = torch.where(P == 0, 1.0, _kept(draw, ~positive, P / N, released))
     (count,) = _counts(total, kept + positive)
     loss = torch.where(positive, _bce(p, positive), 0.0) + kept * _bce(p, torch.zeros_like(positive))
-    return loss.sum() / count.clamp_min(1).to(loss.dtype)
+    return _mean(loss, count)
 
 
 def sampled_l2(
@@ -74,14 +80,14 @@ def sampled_l2(
     weight = high + _kept(draw, middle, H / M, released) + _kept(draw, low, H / L, released)
     weight = torch.where(H == 0, 1.0, weight)
     (count,) = _counts(total, weight)
-    return ((p - target).square() * weight).sum() / count.clamp_min(1).to(p.dtype)
+    return _mean((p - target).square() * weight, count)
 
 
 def offset_loss(offsets: Tensor, target: Tensor, chosen: Tensor, total: Total) -> Tensor:
-    """The sum over start, end, centre and width [..., 4] of the smooth L1 mean over the chosen anchors; none: 0."""
+    """The sum over start, end, centre and width [..., N, 4] of the smooth L1 mean over the chosen anchors; none: 0."""
     (count,) = _counts(total, chosen)
     loss = F.smooth_l1_loss(offsets, target, reduction="none").sum(-1)
-    return torch.where(chosen, loss, 0.0).sum() / count.clamp_min(1).to(loss.dtype)
+    return _mean(torch.where(chosen, loss, 0.0), count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +106,15 @@ class ClassLoss:
     def __call__(self, stage: StageOutput, matched: Tensor, labels: Tensor, total: Total) -> Tensor:
         """labels [B, K]: the class of each anchor's match."""
         assert stage.classes is not None, "the detector has no class head"
-        logits = stage.classes.float()
-        positive = tiou(stage.anchors, matched) > self.positive
-        target = torch.where(positive, labels, logits.shape[-1] - 1)
-        loss = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        logits = stage.classes.float().flatten(0, 1)
+        positive = (tiou(stage.anchors, matched) > self.positive).flatten()
+        target = torch.where(positive, labels.flatten(), logits.shape[-1] - 1)
+        loss = F.cross_entropy(logits, target, reduction="none")
         if not self.focal:
             return self.weight * (loss * _halves(positive, total).to(loss.dtype)).sum()
         (count,) = _counts(total, positive)
         hard = (1.0 - (-loss).exp()).square()
-        return self.weight * (hard * loss).sum() / count.clamp_min(1).to(loss.dtype)
+        return self.weight * _mean(hard * loss, count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,25 +148,32 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """matched [B, K, 2]: every anchor's segment, labels [B, K] its class; boundary [B, 2, T]. Returns `parts`, `loss`."""
         parts = {"boundary": self.boundary(out.boundary.float(), boundary, total)}
-        for s, stage in enumerate(out.stages):
-            parts[f"stage{s + 1}"] = self.stage(stage, self.thresholds[s], matched, boundary, draws[s], total)
+        stages = self.stages(out.stages, matched, boundary, draws, total).unbind()
+        parts |= {f"stage{s + 1}": loss for s, loss in enumerate(stages)}
         if self.classes is not None:
             assert labels is not None
             parts["classes"] = self.classes(out.stages[-1], matched, labels, total)
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
     def boundary(self, p: Tensor, target: Tensor, total: Total) -> Tensor:
-        start, end = (balanced_bce(p[:, k], target[:, k] > self.boundary_positive, total) for k in (0, 1))
-        return start + end
+        """p and target [B, 2, T]."""
+        ends = p.transpose(0, 1).flatten(1), target.transpose(0, 1).flatten(1) > self.boundary_positive
+        return balanced_bce(*ends, total).sum()
 
-    def stage(
-        self, stage: StageOutput, threshold: float, matched: Tensor, boundary: Tensor, draws: Tensor, total: Total
+    def stages(
+        self, stages: Sequence[StageOutput], matched: Tensor, boundary: Tensor, draws: Tensor, total: Total
     ) -> Tensor:
-        anchors, iou, offsets = stage.anchors, stage.iou.float(), stage.offsets.float()
-        overlap = tiou(anchors, matched)
-        at = boundary_at(boundary, anchors) > self.boundary_positive
-        score = sampled_bce(iou[..., 0], overlap > self.iou_positive, draws[0], total, self.released)
-        value = sampled_l2(iou[..., 1], overlap, self.iou_bands, draws[1], total, self.released)
-        moved = offset_loss(offsets[..., :4], encode(anchors, matched), overlap > threshold, total)
-        start, end = (sampled_bce(offsets[..., 4 + k], at[..., k], draws[2 + k], total, self.released) for k in (0, 1))
+        """Of each stage, [S]."""
+        anchors = torch.stack([stage.anchors for stage in stages])  # [S, B, K, 2]
+        iou = torch.stack([stage.iou for stage in stages]).float().flatten(1, 2)  # [S, B * K, 2]
+        offsets = torch.stack([stage.offsets for stage in stages]).float().flatten(1, 2)
+        overlap = tiou(anchors, matched).flatten(1)
+        at = boundary_at(boundary, anchors).flatten(1, 2) > self.boundary_positive
+        draw = draws.flatten(2).transpose(0, 1)  # [4, S, B * K]
+        p = torch.stack((iou[..., 0], offsets[..., 4], offsets[..., 5]))  # [3, S, B * K]: IoU, start, end
+        positive = torch.stack((overlap > self.iou_positive, at[..., 0], at[..., 1]))
+        score, start, end = sampled_bce(p, positive, torch.cat((draw[:1], draw[2:])), total, self.released)
+        value = sampled_l2(iou[..., 1], overlap, self.iou_bands, draw[1], total, self.released)
+        chosen = torch.stack([row > t for row, t in zip(overlap, self.thresholds, strict=True)])
+        moved = offset_loss(offsets[..., :4], encode(anchors, matched).flatten(1, 2), chosen, total)
         return score + self.iou_weight * value + self.offset_weight * moved + self.class_weight * (start + end)

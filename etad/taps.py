@@ -6,7 +6,9 @@ Semantics of aligned=False, adaptive sampling: ceil(length / bins) samples a bin
 becomes one, its start kept; samples outside [-1, T] count as zero, those in [-1, 0] read column 0. Source: METHOD 5.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -80,13 +82,15 @@ def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
 def weigh_columns(bins: Bins, tscale: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """What every bin takes of every column, [M, bins, T]: the weights of `list_taps` among zeros, for a GPU.
 
-    The same sums, in few passes over all M * bins * T numbers.
+    The same sums: with CUDA in one kernel, compiled when first called; elsewhere in a few passes over M * bins * T numbers.
     """
     first, per_column, step, last, share = bins.samples.unsqueeze(-1).unbind()
-    some = last >= 0.0  # an anchor that is not finite has no samples
-    per_column = torch.where(some, per_column, 1.0)
-    start = torch.where(some, (first + 1.0) * -per_column - 0.5, 0.0)
     column = torch.arange(tscale, dtype=torch.float32, device=first.device)
+    if column.is_cuda:
+        return _weigh()(column, first, per_column, step, last, share, columns=float(tscale)).to(dtype)  # type: ignore[no-any-return]
+    some = last >= 0.0  # an anchor that is not finite has no samples
+    per_column, step = torch.where(some, per_column, 1.0), torch.where(some, step, 0.0)
+    start = torch.where(some, (first + 1.0) * -per_column - 0.5, 0.0)
     place = torch.addcmul(start, column, per_column)  # of column c, counted in samples, less a half
     upto = place.round().clamp_(torch.full_like(last, -1.0), last)  # the last sample at or before c
     before, after = upto[..., :-1], upto[..., 1:]
@@ -95,3 +99,27 @@ def weigh_columns(bins: Bins, tscale: int, dtype: torch.dtype = torch.float32) -
     given[..., :1], given[..., -1:] = -1.0, last  # nothing before the first column, all up to the last
     torch.addcmul(before, between, after - before, out=given[..., 1:-1])
     return torch.mul(given.diff(), share, out=place.new_empty(place.shape, dtype=dtype))
+
+
+@cache
+def _weigh() -> Callable[..., Tensor]:
+    """weigh_columns for one column of one bin."""
+    return torch.cuda.jiterator._create_jit_fn(  # type: ignore[no-any-return]
+        """
+        template <typename T>
+        T weigh(T column, T first, T per_column, T step, T last, T share, T columns) {
+            if (!(last >= T(0))) return T(0);  // an anchor that is not finite has no samples
+            const T start = (first + T(1)) * -per_column - T(0.5);
+            const auto place = [&](T c) { return start + c * per_column; };  // counted in samples, less a half
+            const auto upto = [&](T c) { return min(max(rint(place(c)), T(-1)), last); };  // the last sample at or before c
+            const auto given = [&](T c) {  // what the samples give to the columns up to c, less 1
+                if (c < T(0)) return T(-1);
+                if (c >= columns - T(1)) return last;
+                const T before = upto(c), after = upto(c + T(1));
+                return before + (place(c + T(1)) - T(0.5) * (before + after)) * step * (after - before);
+            };
+            return (given(column) - given(column - T(1))) * share;
+        }
+        """,
+        columns=0.0,
+    )

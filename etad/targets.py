@@ -29,7 +29,8 @@ def match(anchors: Tensor, segments: Tensor, present: Tensor) -> tuple[Tensor, T
 
 
 def boundary_at(boundary: Tensor, anchors: Tensor) -> Tensor:
-    """Startness at every anchor's start and endness at its end, [B, K, 2], of boundary [B, 2, T]."""
+    """Startness at every anchor's start and endness at its end, [..., B, K, 2], of boundary [B, 2, T]."""
     T = boundary.shape[-1]
     snippet = (anchors * T).floor().clamp(0, T - 1).nan_to_num(0.0).long()  # a lost anchor must reach the loss's check
-    return boundary.gather(2, snippet.transpose(1, 2)).transpose(1, 2)
+    every = boundary.expand(*anchors.shape[:-3], -1, -1, -1)
+    return every.gather(-1, snippet.transpose(-2, -1)).transpose(-2, -1)

@@ -119,6 +119,7 @@ def what_matters(spec: Spec, kind: str) -> str:
     """The same for specs whose steps, or detections, take the same time."""
     left_out = {"name", "runtime", "evaluation"} | ({"inference"} if kind == "step" else {"proposals", "loss"})
     tree: dict[str, Any] = spec.model_dump(mode="json", exclude=left_out)
+    del tree["data"]["source"]  # they run on noise
     for knob in ("seed", "epochs", "decay_epochs", "lr"):
         tree["training"].pop(knob)
     if kind == "detect":

@@ -1,6 +1,7 @@
 """A GPU computes what the CPU does; skipped where there is none."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from etad.engine import AutocastOptimWrapper
 from etad.graphs import StepGraphs
 from etad.inference import predict
 from etad.spec import Entry, Spec, read_spec
+from etad.taps import lay_bins, weigh_columns
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = (torch.device("cpu"), torch.device("cuda", 0))
@@ -75,6 +77,15 @@ def test_detection(spec: Spec) -> None:
         np.testing.assert_allclose(gpu.segments, cpu.segments, atol=1e-4)
         np.testing.assert_allclose(gpu.scores, cpu.scores, atol=1e-4)
         np.testing.assert_allclose(gpu.boundary, cpu.boundary, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tscale", "bins", "extend"), [(128, 24, 0.5), (16, 8, 0.0), (1, 4, 1.0)])
+def test_dense_weights(tscale: int, bins: int, extend: float) -> None:
+    """Of any anchors, lost ones too: the kernel's numbers are the CPU's."""
+    anchors = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)).sort(-1).values * 0.8 + 0.3
+    anchors[0], anchors[1, 1], anchors[2] = math.nan, math.inf, 0.5
+    want, made = (weigh_columns(lay_bins(anchors.to(device), tscale, bins, extend), tscale) for device in DEVICES)
+    torch.testing.assert_close(made.cpu(), want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["random", "label-guided", "block"])

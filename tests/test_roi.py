@@ -126,6 +126,13 @@ def test_taps_are_ordered_inside_few_and_no_column_twice(
     assert totals.max() <= 1 + 1e-5  # a bin is a mean, of samples outside as zeros
 
 
+def test_dense_weights_of_lost_anchors_are_zeros() -> None:
+    anchors = torch.tensor([[math.nan, math.nan], [0.1, math.inf], [0.1, 0.4], [-math.inf, 0.5]])
+    weight = weigh_columns(lay_bins(anchors, 16, 8, 0.5), 16)
+    assert weight.isfinite().all()
+    assert (weight != 0).flatten(1).any(1).tolist() == [False, False, True, False]
+
+
 def dense(count: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
     """Taps in bags as a matrix [bags, width]."""
     matrix = torch.zeros(len(count), width, dtype=torch.float64)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from etad.model.grouped import GroupedConv1d
 from etad.registry import AGGREGATORS
 
 
@@ -122,7 +123,7 @@ def none(width: int) -> nn.Module:
 class ConvNormRelu(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: int, *, groups: int, norm_groups: int):
         super().__init__(
-            nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False),
+            GroupedConv1d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False),
             nn.GroupNorm(norm_groups, outputs),
             nn.ReLU(inplace=True),
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from etad.model.class_head import ClassHead
+from etad.model.grouped import GroupedConv1d
 from etad.roi import roi_linear
 
 
@@ -45,7 +46,7 @@ class Stage(nn.Module):
     ):
         super().__init__()
         self.bins, self.extend = bins, extend
-        self.enhance = nn.Conv1d(width, width, 3, padding=1, groups=groups)
+        self.enhance = GroupedConv1d(width, width, 3, padding=1, groups=groups)
         self.reduce = nn.Conv1d(width, width // 2, 3, padding=1)
         self.roi_weight = nn.Parameter(torch.empty(width // 2, bins * 3 // 2, roi_width))
         self.roi_bias = nn.Parameter(torch.zeros(3, roi_width))
