@@ -1,13 +1,31 @@
-"""Several processes that train together, as torchrun starts them."""
+"""The process that computes, and several that train together, as torchrun starts them."""
 
+import ctypes
 import gc
 import os
+import platform
 import sys
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # Source: glibc, malloc.h
+
+
+def make_ready(threads: int | None = None) -> None:
+    """What a process that computes does first: it takes so many threads, and keeps the memory that its tensors leave.
+
+    A step's tensors are as large as the last one's, but the C library hands large blocks back to the system: fresh pages
+    took 18 % of a bfloat16 step on two cores, 5 % of a float32 one. The largest amount in use stays what it was. Of glibc
+    alone; other libraries are left as they are.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        for option, size in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (1 << 31) - 1)):  # the most that it takes
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 def total(counts: Tensor) -> Tensor:

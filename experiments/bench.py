@@ -16,6 +16,7 @@ from ablations.outcome import Estimate
 from etad import build, footprint, measure
 from etad.data.samples import Samples
 from etad.end_to_end import EndToEndModel
+from etad.processes import make_ready
 from etad.record import Evidence
 from etad.spec import Spec
 from experiments.progress import bar
@@ -96,7 +97,9 @@ def time_estimates(specs: Mapping[str, Spec], steps: Mapping[str, int]) -> dict[
 
 
 def _time_estimates(specs: Mapping[str, Spec], steps: Mapping[str, int]) -> dict[str, list[Estimate]]:
-    device = build.build_device(next(iter(specs.values())))
+    base = next(iter(specs.values()))
+    make_ready(base.runtime.threads)
+    device = build.build_device(base)
     where = measure.device_name(device)
     found: dict[str, list[Estimate]] = {name: [] for name in specs}
     for kind, make in (("step", training), ("detect", detection)):

@@ -30,11 +30,11 @@ def pretrained(spec: Spec, out: Path, *, epochs: int, snippets: int, lr: float) 
 
     from etad import build
     from etad.pretraining import confusion, pretrain
+    from etad.processes import make_ready
 
     assert spec.encoder is not None
     device, training = build.build_device(spec), spec.training
-    if spec.runtime.threads:
-        torch.set_num_threads(spec.runtime.threads)
+    make_ready(spec.runtime.threads)
     corpus = build.build_corpus(spec)
     names = corpus.annotations.classes
     encoder = build.build_encoder(spec)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from etad import build
+from etad.processes import make_ready
 from etad.spec import Spec, parse_spec
 from experiments.bench import VIDEOS, Timed, detection, training, what_matters
 from experiments.display import duration
@@ -26,7 +27,7 @@ TRAIN_VIDEOS = 400  # the made-up sets' default
 def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
     """Study -> runs, those done, and seconds for the rest; a run that an earlier study of these has is not counted again."""
     threads = plans[0].base.runtime.threads if plans else None
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // jobs))  # as each run has
+    make_ready(threads or max(1, (os.cpu_count() or 1) // jobs))  # as each run has
     seen: set[str] = set()
     found: dict[str, dict[str, Any]] = {}
     clock = Clock()

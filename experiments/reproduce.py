@@ -56,8 +56,9 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
 
     Measured on the device of `spec`.
     """
-    from etad import build, measure  # torch takes seconds to import
+    from etad import build, measure, processes  # torch takes seconds to import
 
+    processes.make_ready(spec.runtime.threads)
     device = build.build_device(spec)
     where, figures = measure.device_name(device), []
     with bar("measuring at the paper's size") as advance:

@@ -113,16 +113,14 @@ def finished(spec: Spec, folder: Path) -> Record | None:
 
 def _run(spec: Spec, folder: Path, trained_in: Path, key: str, rank: int, world: int) -> dict[str, Any]:
     """Both halves; what the record says of them."""
-    import torch
     from torch import distributed
 
-    from etad import build, measure
+    from etad import build, measure, processes
     from experiments.tested import tested
     from experiments.trained import trained
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
-    if spec.runtime.threads:
-        torch.set_num_threads(spec.runtime.threads)
+    processes.make_ready(spec.runtime.threads)
     device = build.build_device(spec)
     corpus = build.build_corpus(spec)
     apart = trained_in != folder

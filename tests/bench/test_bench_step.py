@@ -16,6 +16,7 @@ from etad import build, measure, roi
 from etad.data.samples import Samples
 from etad.inference import predict
 from etad.model import head
+from etad.processes import make_ready
 from etad.spec import Spec, parse_overrides, parse_spec
 
 VIDEOS = 4
@@ -49,6 +50,7 @@ def spec(request: pytest.FixtureRequest) -> Spec:
 
 def step_of(spec: Spec, videos: int) -> tuple[measure.Made, dict[str, Any], torch.dtype]:
     """What measure.step takes."""
+    make_ready()
     model = build.build_training(spec, build.build_detector(spec), ())
     made = model, build.build_optimizer(spec, model)
     return made, measure.made_up_batch(videos, 128, 512), build.DTYPES[spec.training.precision]
