@@ -104,7 +104,9 @@ def encoding(spec: Spec, encoder: "SnippetEncoder") -> Callable[[NDArray[np.uint
 
     from etad import build
     from etad.engine import autocast
+    from etad.processes import make_ready
 
+    make_ready(spec.runtime.threads)
     device, dtype = build.build_device(spec), build.DTYPES[spec.inference.precision]
     encoder.to(device)
 
