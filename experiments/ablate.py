@@ -17,7 +17,7 @@ from etad.spec import Spec, merge, parse_overrides, parse_spec, read_tree
 from experiments.command import Failure, Misuse, console, main, parser
 from experiments.plan import Plan
 from experiments.pretrain import start_encoder
-from experiments.studying import Options, Result, default_jobs, render, run_study
+from experiments.studying import Options, Result, render, run_study
 
 SPECS = Path(__file__).parent / "specs"
 EXAMPLE = """python -m experiments.ablate --study cascade_depth --dry-run
@@ -69,7 +69,7 @@ def options(args: argparse.Namespace, study: str) -> Options:
     return Options(
         folder=args.out / "-".join(part for part in (study, preset, data) if part),
         command=f"python -m experiments.ablate {shlex.join(words)}",
-        jobs=args.jobs or default_jobs(),
+        jobs=args.jobs,
         retry_failed=args.retry_failed,
         until=args.until_decided,
         executor=args.executor,
@@ -89,7 +89,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         from experiments.project import projected
 
-        return {"dry_run": projected(list(plans.values()), args.jobs or default_jobs())}
+        return {"dry_run": projected(list(plans.values()), args.jobs)}
     for plan in plans.values():
         start_encoder(plan.base)
     results = {name: run_study(plan, options(args, name)) for name, plan in plans.items()}
@@ -162,7 +162,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--seeds", type=int, help="seeds of every cell and claim (default: the study's)")
     add("--variants", action="store_true", help="judge claims on the made-up set's variants too: four times their runs")
     add("--until-decided", type=int, default=0, metavar="N", help="add seeds to undecided claims, up to N")
-    add("--jobs", type=int, help="runs at a time (default: one for two cores)")
+    add("--jobs", type=int, help="runs at a time (default: one a GPU, or one for two cores)")
     add("--executor", choices=("local", "slurm"), default="local", help="where runs are computed (default: local)")
     add(
         "--slurm",

@@ -18,19 +18,21 @@ from experiments.bench import VIDEOS, Timed, detection, training, what_matters
 from experiments.display import duration
 from experiments.plan import MADE_UP, TEST_VIDEOS, Plan, Run, distinct, state_of
 from experiments.progress import bar
+from experiments.schedule import default_jobs
 
 START_S = 8.0  # of a run, before its first and after its last step: imports, data, traced sizes, evaluation
-TIMED = 4  # videos of a timed step
+TIMED = 4  # videos of a timed step on a CPU, whose time grows with them
 TRAIN_VIDEOS = 400  # the made-up sets' default
 
 
-def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
+def projected(plans: Sequence[Plan], jobs: int | None) -> dict[str, dict[str, Any]]:
     """Study -> runs, those done, and seconds for the rest; a run that an earlier study of these has is not counted again."""
-    threads = plans[0].base.runtime.threads if plans else None
-    make_ready(threads or max(1, (os.cpu_count() or 1) // jobs))  # as each run has
+    base = plans[0].base
+    jobs = jobs or default_jobs(base.runtime.device)
+    make_ready(base.runtime.threads or max(1, (os.cpu_count() or 1) // jobs))  # as each run has
     seen: set[str] = set()
     found: dict[str, dict[str, Any]] = {}
-    clock = Clock()
+    clock = Clock(build.build_device(base))
     for plan in plans:
         fresh = [run for run in distinct(plan.runs) if run.folder.name not in seen]
         seen |= {run.folder.name for run in fresh}
@@ -47,8 +49,8 @@ def projected(plans: Sequence[Plan], jobs: int) -> dict[str, dict[str, Any]]:
 class Clock:
     """Seconds of runs, each kind of step timed once."""
 
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.steps: dict[str, float] = {}
         self.detections: dict[str, float] = {}
 
@@ -70,24 +72,25 @@ class Clock:
     def _step(self, spec: Spec) -> float:
         kind = what_matters(spec, "step")
         if kind not in self.steps:
-            batch = min(TIMED, spec.training.batch)
+            batch = min(TIMED, spec.training.batch) if self.device.type == "cpu" else spec.training.batch
             work = training(spec, self.device, batch)
-            self.steps[kind] = _seconds(work) * spec.training.batch / batch
+            self.steps[kind] = self._seconds(work) * spec.training.batch / batch
         return self.steps[kind]
 
     def _detection(self, spec: Spec) -> float:
         kind = what_matters(spec, "detect")
         if kind not in self.detections:
-            self.detections[kind] = _seconds(detection(spec, self.device)) / VIDEOS
+            self.detections[kind] = self._seconds(detection(spec, self.device)) / VIDEOS
         return self.detections[kind]
 
-
-def _seconds(work: Timed) -> float:
-    """Of one call, after one to warm up."""
-    work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def _seconds(self, work: Timed) -> float:
+        """Of one call, after one to warm up."""
+        for _ in range(2):
+            start = time.perf_counter()
+            work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,17 @@ ROOM = 2**20  # bytes; a disk with less left is full
 
 
 class Worker:
-    """A process that computes runs, one at a time."""
+    """A process that computes runs, one at a time; of the GPUs it sees the given one alone, or all."""
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, gpu: str | None = None):
+        self.gpu = gpu
         self.process = subprocess.Popen(
             [sys.executable, "-m", "experiments.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # an interruption reaches it through us alone
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            env={"OMP_NUM_THREADS": str(threads), **os.environ} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
         )
 
     def start(self, run: Run) -> None:
@@ -115,16 +116,34 @@ class Progress:
         return (waiting + begun) / max(1, self.slots)
 
 
+def gpus(device: str) -> list[str]:
+    """The GPUs to spread runs over, as CUDA_VISIBLE_DEVICES names them; none where runtime.device says which one."""
+    if device != "auto":
+        return []
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(n) for n in range(count)])[:count]
+
+
+def default_jobs(device: str) -> int:
+    """Runs at a time: one for a GPU, or for two processor cores."""
+    if device.startswith("cuda"):
+        return 1
+    return len(gpus(device)) or max(1, (os.cpu_count() or 1) // 2)
+
+
 Watch = Callable[[Progress, Run | None], None]  # called each tick; with the run where one has just ended
 
 
 def run_all(runs: Iterable[Run], *, jobs: int, retry_failed: bool, watch: Watch) -> State:
-    """Computes what is not done, `jobs` at a time; failures are kept, and the others go on.
+    """Computes what is not done, `jobs` at a time, spread over the GPUs; failures are kept, and the others go on.
 
     Runs that another process computes are left to it and waited for. Raises Failure where the disk is full.
     """
     progress = Progress(state_of(runs, retry_failed=retry_failed), slots=jobs)
     state, threads = progress.state, max(1, (os.cpu_count() or 1) // jobs)
+    spread = gpus(state.to_come[0].spec.runtime.device) if state.to_come else []
     idle: list[Worker] = []
     again: dict[Path, float] = {}  # run that another process holds -> when to look again
     try:
@@ -140,7 +159,7 @@ def run_all(runs: Iterable[Run], *, jobs: int, retry_failed: bool, watch: Watch)
                 settle(job.run, error, state)
                 watch(progress, job.run)
             for run in _ready(state, progress, again, jobs, watch):
-                worker = idle.pop() if idle else Worker(threads)
+                worker = idle.pop() if idle else Worker(threads, least_used(spread, progress.jobs))
                 progress.jobs.append(Job(run, worker))
                 worker.start(run)
             progress.elsewhere = sum(until > time.monotonic() for until in again.values())
@@ -150,6 +169,12 @@ def run_all(runs: Iterable[Run], *, jobs: int, retry_failed: bool, watch: Watch)
         for worker in (*idle, *(job.worker for job in progress.jobs if job.worker)):
             worker.stop()
     return state
+
+
+def least_used(spread: list[str], jobs: list[Job]) -> str | None:
+    """The GPU that the fewest jobs compute on; None of none."""
+    used = [job.worker.gpu for job in jobs if job.worker]
+    return min(spread, key=used.count, default=None)
 
 
 def _ready(state: State, progress: Progress, again: dict[Path, float], jobs: int, watch: Watch) -> list[Run]:

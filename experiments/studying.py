@@ -1,6 +1,5 @@
 """One study from its first run to its study.json."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ FILE = "study.json"
 class Options:
     folder: Path  # of the study
     command: str
-    jobs: int
+    jobs: int | None  # at a time; None: as many as the machine has room for
     retry_failed: bool = False
     until: int = 0  # seeds of a claim at most; 0: those of the study
     executor: str = "local"
@@ -112,9 +111,10 @@ def compute(plan: Plan, options: Options) -> State:
             parameters = cluster.parsed(options.slurm)
             cluster.run_all(mine, retry_failed=options.retry_failed, watch=watch, parameters=parameters)
         else:
-            from experiments.schedule import run_all
+            from experiments.schedule import default_jobs, run_all
 
-            run_all(mine, jobs=options.jobs, retry_failed=options.retry_failed, watch=watch)
+            jobs = options.jobs or default_jobs(plan.base.runtime.device)
+            run_all(mine, jobs=jobs, retry_failed=options.retry_failed, watch=watch)
     return state_of(plan.runs)
 
 
@@ -125,11 +125,6 @@ def _undecided(plan: Plan, count: int) -> bool:
     if names:
         say(f"{plan.study.name}: undecided at {plan.claim_seeds} seeds: {', '.join(names)}; adding seeds")
     return bool(names)
-
-
-def default_jobs() -> int:
-    """Runs at a time: two processor cores each."""
-    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def render(folders: Sequence[Path], out: Path) -> list[Path]:

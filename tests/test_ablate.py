@@ -24,7 +24,7 @@ from etad.spec import read_spec
 from experiments import ablate, bench, display, studying
 from experiments.plan import Plan, shard
 from experiments.project import START_S, Clock
-from experiments.schedule import Job, Progress
+from experiments.schedule import Job, Progress, Worker, default_jobs, gpus, least_used
 from experiments.studying import looks
 
 TINY = """
@@ -328,6 +328,54 @@ def test_a_terminal_is_drawn_live(home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "precision: 1 of 6 done, 1 running, 1 to come, 1 failed; about 3 min left" in said
     assert "best so far: precision=float32 at 41.50" in said
     assert "precision=float32, seed 2" in said
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "spread", "jobs"),
+    [
+        ("auto", None, ["0", "1", "2"], 3),
+        ("auto", "5,GPU-9af1,7", ["5", "GPU-9af1", "7"], 3),
+        ("cuda:1", None, [], 1),
+        ("cpu", None, [], max(1, (os.cpu_count() or 1) // 2)),
+    ],
+)
+def test_runs_are_spread_over_gpus(
+    device: str, visible: str | None, spread: list[str], jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus(device) == spread
+    assert default_jobs(device) == jobs
+
+
+def test_without_gpus_two_cores_are_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert gpus("auto") == []
+    assert default_jobs("auto") == max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads what a process was started with")
+def test_each_worker_sees_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs, three at a time: the third shares with the first; one that ends makes its GPU the least used."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run = plan("roi").runs[0]
+    jobs: list[Job] = []
+    try:
+        for expected in ("0", "1", "0"):
+            jobs.append(Job(run, Worker(1, least_used(["0", "1"], jobs))))
+            worker = jobs[-1].worker
+            assert worker is not None
+            given = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+            assert f"CUDA_VISIBLE_DEVICES={expected}".encode() in given
+        assert least_used(["0", "1"], jobs[1:]) == "0"
+        assert least_used(["0", "1"], jobs[::2]) == "1"
+        assert least_used([], jobs) is None
+    finally:
+        for job in jobs:
+            assert job.worker is not None
+            job.worker.stop()
 
 
 def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
