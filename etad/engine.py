@@ -123,6 +123,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
+def record_steps(model: TrainingModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Has a model's steps on features replayed as CUDA graphs; on a CPU they stay as they are."""
+
+    def losses(batch: dict[str, Any]) -> dict[str, Tensor]:
+        with autocast(device, dtype):
+            return model.losses(batch)
+
+    if device.type == "cuda":
+        model.graphs = StepGraphs(losses, model.parameters())
+
+
 @LOOPS.register_module()
 class MidEpochLoop(EpochBasedTrainLoop):  # type: ignore[misc]
     """Resumes inside an epoch, reading no batch that was trained on already."""
@@ -207,13 +218,8 @@ def train(
     backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
     batches = EpochBatches(len(rows), batch=batch, seed=seed, rank=rank, world=world)
     loader = DataLoader(rows, batch_sampler=batches, num_workers=workers, collate_fn=_as_made)
-    if graph and device.type == "cuda" and world == 1:
-
-        def losses(batch: dict[str, Any]) -> dict[str, Tensor]:
-            with autocast(device, dtype):
-                return model.losses(batch)
-
-        model.graphs = StepGraphs(losses, model.parameters())
+    if graph and world == 1:
+        record_steps(model, device, dtype)
     wrapped = (
         model.wrapper(model, device_ids=[device.index] if device.index is not None else None) if world > 1 else model
     )

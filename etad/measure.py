@@ -110,9 +110,12 @@ def made_up_batch(
 def step(made: Made, batch: dict[str, Any], dtype: torch.dtype) -> None:
     """One training step as the engine takes it: forward, backward, AdamW."""
     model, optimizer = made
-    with autocast(batch["features"].device, dtype):
-        loss = model.losses(batch)["loss"]
-    loss.backward()
+    if model.graphs is not None:
+        model.graphs(batch)
+    else:
+        with autocast(batch["features"].device, dtype):
+            loss = model.losses(batch)["loss"]
+        loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -14,11 +14,12 @@ from conftest import ROOT
 
 from etad import build, measure
 from etad.data.samples import Samples
-from etad.engine import AutocastOptimWrapper
+from etad.engine import AutocastOptimWrapper, record_steps
 from etad.graphs import StepGraphs
 from etad.inference import predict
 from etad.spec import Entry, Spec, read_spec
 from etad.taps import lay_bins, weigh_columns
+from experiments.bench import training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = (torch.device("cpu"), torch.device("cuda", 0))
@@ -96,7 +97,8 @@ def test_replayed_steps_are_the_steps(spec: Spec, sampler: str) -> None:
     for graph in (False, True):
         model = build.build_training(wanted, build.build_detector(wanted), ("v",) * 8).to(device)
         optimizer = build.build_optimizer(wanted, model)
-        model.graphs = StepGraphs(model.losses, model.parameters()) if graph else None
+        if graph:
+            record_steps(model, device, torch.float32)
         wrapper = AutocastOptimWrapper(device=device, dtype=torch.float32, optimizer=optimizer)
         losses = []
         for n in range(5):
@@ -108,6 +110,23 @@ def test_replayed_steps_are_the_steps(spec: Spec, sampler: str) -> None:
     assert len(set(losses)) == 5
     assert replayed == pytest.approx(losses, rel=1e-4)
     for a, b in zip(weights, replayed_weights, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+
+
+def test_a_timed_step_is_the_replayed_one(spec: Spec) -> None:
+    """With runtime.graph the step benchmark times what a run does: the same weights after it, recorded or not."""
+    wanted = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"graph": True})})
+    assert training(wanted, DEVICES[1]).args[0][0].graphs is not None
+    weights = []
+    for graph in (False, True):
+        made = build.build_step(spec, DEVICES[1])
+        if graph:
+            record_steps(made[0], DEVICES[1], torch.float32)
+        batch = measure.made_up_batch(8, spec.data.tscale, spec.data.channels, DEVICES[1])
+        for _ in range(3):
+            measure.step(made, batch, torch.float32)
+        weights.append([p.detach().cpu() for p in made[0].parameters()])
+    for a, b in zip(*weights, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 
 
