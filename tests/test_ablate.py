@@ -390,6 +390,16 @@ def test_a_projection_counts_what_is_to_come(home: Path, capsys: pytest.CaptureF
     assert not (home / "runs").exists()
 
 
+def test_steps_that_take_the_same_time_are_timed_once() -> None:
+    base = read_spec(ROOT / "experiments/specs/laptop.yaml")
+    alike = ["data.source.args.test_videos=1000", "training.seed=3", "training.epochs=16", "training.decay_epochs=[12]"]
+    same, other = (read_spec(ROOT / "experiments/specs/laptop.yaml", o) for o in (alike, ["proposals.ratio=0.5"]))
+    for kind in ("step", "detect"):
+        assert bench.what_matters(base, kind) == bench.what_matters(same, kind)
+    assert bench.what_matters(base, "step") != bench.what_matters(other, "step")
+    assert bench.what_matters(base, "detect") == bench.what_matters(other, "detect")  # all proposals are tested
+
+
 def test_steps_end_to_end_are_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 2)
     spec = read_spec(ROOT / "experiments/specs/end_to_end_smoke.yaml", ["encoder.checkpoint=nowhere.pth"])
