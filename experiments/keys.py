@@ -42,6 +42,7 @@ TEST_SIDE = {"test_videos", "classifier"}
 
 NAMED = {"args", "checkpoint", "blocked"}  # where a spec names files
 PLACES = {"cache", "folder"}  # folders whose content follows from the rest
+LABELS = {"mark"}  # what a set is called, though a folder may be called the same
 
 
 def trained_key(spec: Spec) -> str:
@@ -86,7 +87,8 @@ def _hash(tree: dict[str, Any], left_out: set[str]) -> str:
 def _contents(tree: Any, paths: bool = False) -> Any:
     """The tree with every path that exists replaced by what is there, and without places that only keep work."""
     if isinstance(tree, dict):
-        return {k: _contents(v, paths or k in NAMED) for k, v in tree.items() if k not in PLACES}
+        inside = {k: k not in LABELS and (paths or k in NAMED) for k in tree if k not in PLACES}
+        return {k: _contents(tree[k], named) for k, named in inside.items()}
     if isinstance(tree, list):
         return [_contents(value, paths) for value in tree]
     if paths and isinstance(tree, str) and tree and Path(tree).exists():

@@ -157,6 +157,15 @@ def test_keys_follow_the_content_of_files(tmp_path: Path) -> None:
     assert made()[0] != before
 
 
+def test_a_name_that_is_also_a_folder_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw data in `mine` beside a pack that is called `mine` after it."""
+    monkeypatch.chdir(tmp_path)
+    source = "data.source={name: packed, args: {features: prepared/mine, annotations: mine/truth.json, mark: mine}}"
+    before = keys.trained_key(read_spec(SMOKE, [source]))
+    (tmp_path / "mine").mkdir()
+    assert keys.trained_key(read_spec(SMOKE, [source])) == before
+
+
 def test_keys_follow_the_code_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = tmp_path / "etad"
     shutil.copytree(ROOT / "etad", package, ignore=shutil.ignore_patterns("__pycache__"))
