@@ -52,7 +52,7 @@ def _cheap(record: Record) -> Verdict:
     if figure is None or figure.value is None:
         return _verdict(*fields, "not run", "no step was timed", record, data="paper size")
     projected = f"{figure.value / 60:.1f} min projected from steps on {figure.device}"
-    if "threads" in (figure.device or "threads"):
+    if "thread" in (figure.device or "thread"):
         return _verdict(*fields, "not applicable", f"no GPU here: {projected}", record, data="paper size")
     word = "reproduced" if figure.value <= SECONDS else "not reproduced"
     return _verdict(*fields, word, projected, record, data="paper size")

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from ablations.outcome import StudyOutcome
 from reports import charts
@@ -43,6 +45,19 @@ def _paired(outcome: StudyOutcome, cost: str) -> pd.DataFrame:
     return frame.astype({"low": float, "high": float})
 
 
+def thin(labels: Sequence[Annotation]) -> None:
+    """Takes away labels that would lie on that of a better cell, which is higher; the table has them all."""
+    if labels:
+        labels[0].get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    kept: list[Bbox] = []
+    for label in sorted(labels, key=lambda label: -label.xy[1]):
+        box = label.get_window_extent().padded(1)
+        if any(box.overlaps(other) for other in kept):
+            label.remove()
+        else:
+            kept.append(box)
+
+
 def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: str, kinds: Sequence[str]) -> Plot | None:
     """Average mAP against a cost, the cells that no other beats joined; None where fewer than two cells have both."""
     frame = _paired(outcome, cost)
@@ -53,6 +68,7 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
     frame["x"] /= size
     best = frame[frame["best"]].sort_values("x")
     groups, first = list(dict.fromkeys(frame["group"])), next(iter(outcome.axes), "")
+    labels: list[Annotation] = []
     with styled(2.9) as axes:
         axes.plot(best["x"], best["y"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.errorbar(frame["x"], frame["y"], arms(frame), fmt="none", color=INK, elinewidth=0.6, alpha=0.6)
@@ -63,7 +79,7 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
                 left = one["x"] < frame["x"].mean()  # the label goes to the middle
                 shift, side = (5 if left else -5, 5 if on else -9), "left" if left else "right"
                 text: dict[str, Any] = {"ha": side, "fontsize": 7.5, "color": INK}
-                axes.annotate(clipped(one["label"]), place, shift, textcoords="offset points", **text)
+                labels.append(axes.annotate(clipped(one["label"]), place, shift, textcoords="offset points", **text))
         if len(groups) > 1:
             legend_of(axes, [_dot(n) for n in range(len(groups))], groups, ", ".join(others(outcome, first)))
         if spans(frame["x"]):
@@ -75,6 +91,7 @@ def tradeoff(outcome: StudyOutcome, cost: str, what: str, folder: Path, name: st
             axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.14)
         axes.set(xlabel=f"{what} ({unit})" if unit else what, ylabel="average mAP (%)")
+        thin(labels)
         caption = f"Average mAP, measured on {outcome.data}, against {what}, {known.evidence}."
         caption += " Filled and joined: no other cell is cheaper and better (Pareto front)."
         alt = f"Pareto front: {'; '.join(best['cell'])}."

@@ -7,7 +7,7 @@ import pytest
 from ablations.paper_claims import GiB, paper_claims
 from etad.record import DataSummary, Figure, Record
 
-CPU, GPU = "Some CPU, 2 threads", "NVIDIA H100"
+CPU, GPU = "Some CPU, 1 thread", "NVIDIA H100"
 
 
 def words(

@@ -3,19 +3,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Annotation
 
 from ablations.outcome import CellOutcome, Estimate, StudyOutcome
 from reports.curves import panels
 from reports.load import load_run
+from reports.plots import styled
 from reports.render import render_studies
 from reports.studies import Study, load_study
-from reports.study_plots import front
+from reports.study_plots import front, thin
 from reports.study_tables import main
 
 STUDIES = Path(__file__).parent / "fixtures" / "studies"
@@ -174,6 +177,18 @@ def test_the_front_holds_what_no_other_point_beats(given: list[tuple[float, floa
     found = front(given)
     assert {given[i] for i in found} == {one for one in given if not beaten(one)}
     assert len({given[i] for i in found}) == len(found)
+
+
+def test_no_label_lies_on_another() -> None:
+    """Of five cells at nearly one place the best keeps its label, and those far enough away."""
+    with styled() as axes:
+        axes.plot([0, 10], [0, 10])
+        places = [(1.0, 5.0), (1.1, 5.1), (1.2, 5.05), (8.0, 5.0), (8.0, 1.0)]
+        thin([axes.annotate("0.01", place, (5, 5), textcoords="offset points") for place in places])
+        assert {text.xy for text in axes.texts if isinstance(text, Annotation)} == {places[1], *places[3:]}
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    thin([])
 
 
 def outcome(axes: dict[str, tuple[Any, ...]], *values: dict[str, Any]) -> StudyOutcome:
