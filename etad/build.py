@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from etad.data.batches import TrainingRows
 from etad.data.samples import Corpus
 from etad.end_to_end import EndToEndModel
-from etad.engine import TrainingModel
+from etad.engine import TrainingModel, record_steps
 from etad.gradients import SnippetEncoder, snippet_count
 from etad.inference import Inference
 from etad.losses import ClassLoss, Criterion
@@ -217,4 +217,6 @@ def build_step(spec: Spec, device: torch.device | None = None) -> tuple[Training
     model = build_training(spec, build_detector(spec), ())
     if device is not None:  # fake tensors, which memory is traced on, cannot be moved
         model = model.to(device)
+        if spec.runtime.graph and spec.encoder is None:
+            record_steps(model, device, DTYPES[spec.training.precision])
     return model, build_optimizer(spec, model)

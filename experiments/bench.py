@@ -16,7 +16,6 @@ from ablations.outcome import Estimate
 from etad import build, footprint, measure
 from etad.data.samples import Samples
 from etad.end_to_end import EndToEndModel
-from etad.engine import record_steps
 from etad.processes import make_ready
 from etad.record import Evidence
 from etad.spec import Spec
@@ -35,8 +34,6 @@ def training(spec: Spec, device: torch.device, videos: int | None = None) -> Tim
     if isinstance(made[0], EndToEndModel):
         batch = footprint.make_frames(count, data.tscale, _clip(spec), device)
         return partial(footprint.step, (made[0], made[1]), batch, "sampled", dtype)
-    if spec.runtime.graph:
-        record_steps(made[0], device, dtype)
     return partial(measure.step, made, measure.made_up_batch(count, data.tscale, data.channels, device), dtype)
 
 
