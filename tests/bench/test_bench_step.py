@@ -90,7 +90,7 @@ def test_roi_share_of_step(benchmark, spec: Spec, monkeypatch: pytest.MonkeyPatc
     every bin reads, turning the list round for the backward pass, and the weighted sums. `remade` is what of it saving
     memory costs, the turning round; goal: below 10 %.
     On two cores RoIAlign's own part was 12 % in float32 and 23 % in bfloat16 (18 % at batch 4; `remade` 2 and 5 %), in
-    bfloat16 above its goal: products are faster there, and sums, of which it moves 95 GB/s, are not. RoIs first would read
+    bfloat16 above its goal: products are faster there, and sums, of which it moves 130 GB/s, are not. RoIs first would read
     a quarter as wide rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours:
     2.1 and 1.8.
     """
