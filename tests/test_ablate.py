@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from rich.console import Console
+from waiting import children, runs, until
 
 from ablations.outcome import StudyOutcome
 from ablations.studies import STUDIES
@@ -155,31 +155,45 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "experiments.ablate", *args]
 
 
-def test_two_processes_share_a_study_and_one_is_killed(home: Path) -> None:
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+
+
+def begun_study(home: Path) -> tuple[list[str], subprocess.Popen[str], int]:
+    """A study of two runs inside its first training: its command, its process and its worker's number."""
     args = [*words("temporal_aggregation"), "--seeds", "1", "--only", "aggregator=none", "--only", "aggregator=dilated"]
     args += ["--set", "training.epochs=30", "--set", "runtime.checkpoint_every=5"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen(command(*args), start_new_session=True, **quiet)  # type: ignore[call-overload]
-    deadline = time.monotonic() + 60
-    while not list(home.glob("runs/trained/*/latest.pth")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in _children(first.pid):
-        os.kill(pid, signal.SIGKILL)  # the worker, as a machine short of memory does
-    first.kill()
+    study = subprocess.Popen(command(*args), **QUIET)
+    until(lambda: bool(list(home.glob("runs/trained/*/latest.pth"))), "a checkpoint")
+    (worker,) = children(study.pid)
+    return args, study, worker
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
+def test_one_of_two_processes_is_ended_and_the_others_go_on(home: Path, ended_by: signal.Signals) -> None:
+    args, first, worker = begun_study(home)
+    first.send_signal(ended_by)
     first.communicate()
+    until(lambda: not runs(worker), "the worker's end")
     assert not list(home.glob("runs/*/record.json"))
-    both = [subprocess.Popen(command(*args), **quiet) for _ in range(2)]  # type: ignore[call-overload]
+    both = [subprocess.Popen(command(*args), **QUIET) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     logs = [p.read_text() for p in home.glob("runs/trained/*/log.txt")]
     assert sum("going on from" in log for log in logs) == 1
-    assert sorted(starts(home).values()) == [1, 2]  # only the run that was killed was begun again
+    assert sorted(starts(home).values()) == [1, 2]  # only the run that was ended was begun again
     assert len(outcome("studies/temporal_aggregation-tiny").cells) == 2
 
 
-def _children(pid: int) -> list[int]:
-    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in done.stdout.split()]
+def test_a_killed_worker_is_a_failed_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a machine short of memory does."""
+    args, study, worker = begun_study(home)
+    os.kill(worker, signal.SIGKILL)
+    said = study.communicate(timeout=120)[1]
+    assert study.returncode == 1
+    assert "killed by SIGKILL" in said
+    assert sorted(cell.failed != {} for cell in outcome("studies/temporal_aggregation-tiny").cells) == [False, True]
+    assert run(capsys, *args, "--retry-failed")[0] == 0
+    assert sorted(starts(home).values()) == [1, 2]
 
 
 FULL_DISK = """

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import runs, until
 
 from etad.data.annotations import DataError
 from etad.data.packed import Contents, WindowRule, open_packed
@@ -213,23 +213,6 @@ if __name__ == "__main__":
 """
 
 
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")  # one that ended and that nobody waits for is still listed
-    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.01)
-    pytest.fail(f"waited in vain: {what}")
-
-
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_kill_loses_nothing_finished_and_leaves_no_process(tmp_path: Path, workers: str) -> None:
     script, pids, pack = tmp_path / "slow.py", tmp_path / "pids", tmp_path / "pack"
@@ -247,7 +230,7 @@ def test_a_kill_loses_nothing_finished_and_leaves_no_process(tmp_path: Path, wor
     count = finished()
     with pytest.raises(DataError, match="not a finished pack"):
         open_packed(pack)
-    until(lambda: not any(_runs(int(path.stem)) for path in pids.iterdir()), "the workers' end")
+    until(lambda: not any(runs(int(path.stem)) for path in pids.iterdir()), "the workers' end")
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert int(again.stdout) == count
     result = open_packed(pack)
