@@ -16,19 +16,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of M anchors. Each reads so many `columns` from column `left` on, one at the least: [M, bins], int32.
+    """The bins of M anchors, in parts: [parts, M, bins / parts].
 
-    samples [5, M, bins]: where a bin's first sample lies, less 1; samples a column; columns a sample; the number of its
-    last sample from 0, -1 where it has none; a sample's share of the bin.
+    Each reads so many `columns` from column `left` on, one at the least (int32). samples [4, parts, M, bins / parts]: where
+    a bin's first sample lies, less 1; samples a column; the number of its last sample from 0, -1 where it has none; a
+    sample's share of the bin.
     """
 
     columns: Tensor
     left: Tensor
     samples: Tensor
 
-    def some(self, part: slice) -> "Bins":
-        """Some bins of each anchor."""
-        return Bins(self.columns[:, part], self.left[:, part], self.samples[:, :, part])
+
+_FAR = 1e9  # columns
 
 
 def most_taps(tscale: int, bins: int) -> int:
@@ -36,28 +36,30 @@ def most_taps(tscale: int, bins: int) -> int:
     return tscale + 2 + 5 * bins // 2
 
 
-def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float) -> Bins:
+def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int = 1) -> Bins:
     """The bins of anchors [M, 2] (start, end): fractions, any float, extended by so much of their length on each side."""
     start, end = anchors.detach().float().unbind(-1)
     margin = extend * (end - start)
-    low = (start - margin) * tscale
-    length = ((end + margin) * tscale - low).clamp_min(1.0)
-    count = (length / bins).ceil().unsqueeze(1)
-    step = length.unsqueeze(1) / (bins * count)
-    first = low.unsqueeze(1) + (torch.arange(bins, device=anchors.device) * count + 0.5) * step
-    outside = ((-1.0 - first) / step).ceil().clamp_min(0.0)  # samples before the map
-    last = torch.minimum(((tscale - first) / step).floor(), count - 1.0) - outside
-    last = last.clamp_min(-1.0).nan_to_num(-1.0)  # an anchor that is not finite reads nothing
-    first = first + outside * step
-    left, right = (x.clamp(0.0, tscale - 1.0).nan_to_num(0.0) for x in (first.floor(), (first + last * step).ceil()))
-    columns = (right - left).clamp_min(0.0) + 1.0
-    share = count.reciprocal().nan_to_num(0.0)
-    samples = torch.stack(torch.broadcast_tensors(first - 1.0, step.reciprocal(), step, last, share))
+    ends = torch.stack((start - margin, end + margin)).mul_(tscale)
+    low, high = ends.nan_to_num_(_FAR, _FAR, _FAR).clamp_(-_FAR, _FAR).unsqueeze(-1)  # not finite: reads nothing
+    length = (high - low).clamp_min_(1.0)
+    count = (length / bins).ceil()
+    step = length / (bins * count)
+    first = (torch.arange(bins, device=anchors.device).view(parts, 1, -1) * count).add_(0.5).mul_(step).add_(low)
+    outside = (-1.0 - first).div_(step).ceil_().clamp_min_(0.0)  # samples before the map
+    last = torch.minimum((tscale - first).div_(step).floor_(), count - 1.0).sub_(outside).clamp_min_(-1.0)
+    first.addcmul_(outside, step)
+    left = first.floor().clamp_(0.0, tscale - 1.0)
+    right = torch.addcmul(first, last, step).ceil_().clamp_(0.0, tscale - 1.0)
+    columns = right.sub_(left).add_(1.0).clamp_min_(1.0)
+    samples = torch.stack(torch.broadcast_tensors(first.sub_(1.0), step.reciprocal(), last, count.reciprocal()))
     return Bins(columns.int(), left.int(), samples)
 
 
-def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `total` taps of all bins, bin after bin: bin [N] (below M * bins) and column [N], int32, and weight [N], float32.
+def list_taps(bins: Bins) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The taps of all bins, bin after bin: bin [N] (below M * bins) and column [N], int32, and weight [N], float32.
+
+    Before these comes stop [M * bins], where each bin's taps end.
 
     What the samples give to the columns up to c is a sum over equal distances: of those at or before c all, of those
     between c and c + 1 their nearness to c + 1. A column's weight is what this sum gains with it.
@@ -65,18 +67,18 @@ def list_taps(bins: Bins, total: int) -> tuple[Tensor, Tensor, Tensor]:
     columns = bins.columns.flatten()
     stop = columns.cumsum(0)
     begin = stop - columns
-    bin = torch.repeat_interleave(columns, output_size=total)
+    bin = torch.repeat_interleave(columns)
     shift = (bins.left.flatten() - begin).int().index_select(0, bin)
-    column = torch.arange(total, dtype=torch.int32, device=bin.device).add_(shift)
-    first, per_column, step, last, share = bins.samples.flatten(1).index_select(1, bin)
+    column = torch.arange(len(bin), dtype=torch.int32, device=bin.device).add_(shift)
+    first, per_column, last, share = bins.samples.flatten(1).index_select(1, bin)
     place = (column - first).mul_(per_column)  # of column c + 1, counted in samples
-    upto = torch.minimum(place.floor().clamp_min_(-1.0), last)  # the last sample at or before c + 1
+    upto = torch.minimum(place.floor(), last)  # the last sample at or before c + 1
     before = torch.minimum((place - per_column).floor_().clamp_min_(-1.0), last)  # at or before c
-    between = place.sub_(0.5).sub_(before + upto, alpha=0.5).mul_(step)  # their mean nearness to c + 1
+    between = place.sub_(0.5).sub_(before + upto, alpha=0.5).div_(per_column)  # their mean nearness to c + 1
     given = torch.addcmul(before, upto - before, between)
-    given.scatter_(0, stop - 1, bins.samples[3].flatten())  # all, past the last column too
+    given.scatter_(0, stop - 1, bins.samples[2].flatten())  # all, past the last column too
     previous = given.roll(1).index_fill_(0, begin, -1.0)
-    return bin, column, given.sub_(previous).mul_(share)
+    return stop, bin, column, given.sub_(previous).mul_(share)
 
 
 def weigh_columns(bins: Bins, tscale: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,13 +86,12 @@ def weigh_columns(bins: Bins, tscale: int, dtype: torch.dtype = torch.float32) -
 
     The same sums: with CUDA in one kernel, compiled when first called; elsewhere in a few passes over M * bins * T numbers.
     """
-    first, per_column, step, last, share = bins.samples.unsqueeze(-1).unbind()
+    first, per_column, last, share = bins.samples.unsqueeze(-1).unbind()
+    step = per_column.reciprocal()
     column = torch.arange(tscale, dtype=torch.float32, device=first.device)
     if column.is_cuda:
         return _weigh()(column, first, per_column, step, last, share, columns=float(tscale)).to(dtype)  # type: ignore[no-any-return]
-    some = last >= 0.0  # an anchor that is not finite has no samples
-    per_column, step = torch.where(some, per_column, 1.0), torch.where(some, step, 0.0)
-    start = torch.where(some, (first + 1.0) * -per_column - 0.5, 0.0)
+    start = (first + 1.0) * -per_column - 0.5
     place = torch.addcmul(start, column, per_column)  # of column c, counted in samples, less a half
     upto = place.round().clamp_(torch.full_like(last, -1.0), last)  # the last sample at or before c
     before, after = upto[..., :-1], upto[..., 1:]
@@ -108,7 +109,7 @@ def _weigh() -> Callable[..., Tensor]:
         """
         template <typename T>
         T weigh(T column, T first, T per_column, T step, T last, T share, T columns) {
-            if (!(last >= T(0))) return T(0);  // an anchor that is not finite has no samples
+            if (last < T(0)) return T(0);  // no samples
             const T start = (first + T(1)) * -per_column - T(0.5);
             const auto place = [&](T c) { return start + c * per_column; };  // counted in samples, less a half
             const auto upto = [&](T c) { return min(max(rint(place(c)), T(-1)), last); };  // the last sample at or before c

@@ -112,9 +112,10 @@ def test_taps_are_ordered_inside_few_and_no_column_twice(
     anchors: Tensor, bins: int, extend: float, tscale: int
 ) -> None:
     laid = lay_bins(anchors[0], tscale, bins, extend)
-    assert laid.columns.shape == (anchors.shape[1], bins)
-    assert int(laid.columns.sum(1).max()) <= most_taps(tscale, bins)
-    bin, column, weight = list_taps(laid, int(laid.columns.sum()))
+    assert laid.columns.shape == (1, anchors.shape[1], bins)
+    assert int(laid.columns.sum(2).max()) <= most_taps(tscale, bins)
+    stop, bin, column, weight = list_taps(laid)
+    assert stop.tolist() == laid.columns.flatten().cumsum(0).tolist()
     assert (bin.dtype, column.dtype, weight.dtype) == (torch.int32, torch.int32, torch.float32)
     assert 0 <= int(column.min()) <= int(column.max()) < tscale
     order = bin.long() * tscale + column
@@ -130,28 +131,30 @@ def test_dense_weights_of_lost_anchors_are_zeros() -> None:
     anchors = torch.tensor([[math.nan, math.nan], [0.1, math.inf], [0.1, 0.4], [-math.inf, 0.5]])
     weight = weigh_columns(lay_bins(anchors, 16, 8, 0.5), 16)
     assert weight.isfinite().all()
-    assert (weight != 0).flatten(1).any(1).tolist() == [False, False, True, False]
+    assert (weight != 0).flatten(2).any(2).tolist() == [[False, False, True, False]]
 
 
-def dense(count: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
+def dense(offsets: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
     """Taps in bags as a matrix [bags, width]."""
-    matrix = torch.zeros(len(count), width, dtype=torch.float64)
-    bag = torch.repeat_interleave(count.long())
+    matrix = torch.zeros(len(offsets) - 1, width, dtype=torch.float64)
+    bag = torch.repeat_interleave(offsets.diff())
     return matrix.index_put_((bag, place.long()), weight.double(), accumulate=True)
 
 
 @pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24), (1024, 32)])  # the last: rows past 16 bits
-def test_reading_turned_round(tscale: int, bins: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_turned_round(tscale: int, bins: int, dtype: torch.dtype) -> None:
     """Who reads a row is the transpose of what is read; the traced size holds either."""
     every = proposal_map(tscale, tscale).anchors
     anchors = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:80]].view(2, 40, 2)
-    read, most = roi_reading(anchors, tscale, bins, 0.5, torch.float32), 0
-    for p, n in enumerate((bins // 4, bins // 2, bins // 4)):
-        taps, rows = read[3 * p : 3 * p + 3], 2 * tscale * n
-        readers = roi_readers(*taps, rows)
-        torch.testing.assert_close(dense(*taps, rows), dense(*readers, len(taps[0])).t(), rtol=0, atol=0)
-        most += len(taps[1])
-    assert most <= 80 * most_taps(tscale, bins)
+    start, row, weight, *taps = roi_reading(anchors, tscale, bins, 0.5, dtype)
+    assert len(row) <= 80 * most_taps(tscale, bins)
+    rows = 2 * tscale * bins // 4
+    turned = roi_readers(start, row, weight, rows)
+    for q in range(4):
+        there, back = (dense(*some[3 * q : 3 * q + 3], n) for some, n in ((taps, rows), (turned, 80)))
+        torch.testing.assert_close(there, back.t(), rtol=0, atol=0)
+        assert there.count_nonzero() > 80
 
 
 # --- linear layers over RoIs
@@ -261,7 +264,7 @@ def test_runaway_anchors_neither_crash_nor_cost(bad: float, place: int, way: Way
     want = torch.stack(way(x, anchors, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     broken = anchors.clone()
     broken[1, 2, place] = bad
-    assert int(lay_bins(broken.view(-1, 2), 16, 8, 0.5).columns.sum(1).max()) <= most_taps(16, 8)
+    assert int(lay_bins(broken.view(-1, 2), 16, 8, 0.5).columns.sum(2).max()) <= most_taps(16, 8)
     made = torch.stack(way(x.requires_grad_(), broken, weight, bias, 8, 0.5)).view(3, 3, 7, 6)
     made.sum().backward()
     others = torch.ones(3, 7, dtype=torch.bool)

@@ -83,18 +83,16 @@ class Inside:
         return timed
 
 
-def test_roi_share_of_step(benchmark, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RoIAlign's part of a step at batch 16, forward, backward and what it makes again; goal: at most 15 %.
+@pytest.mark.parametrize("videos", [VIDEOS, 16])
+def test_roi_share_of_step(benchmark, spec: Spec, videos: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RoIAlign's part of a step, forward, backward and what it makes again; goal, at batch 4: at most 15 %.
 
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
     every bin reads, turning the list round for the backward pass, and the weighted sums. `remade` is what of it saving
-    memory costs, the turning round; goal: below 10 %.
-    On two cores RoIAlign's own part was 12 % in float32 and 23 % in bfloat16 (18 % at batch 4; `remade` 2 and 5 %), in
-    bfloat16 above its goal: products are faster there, and sums, of which it moves 130 GB/s, are not. RoIs first would read
-    a quarter as wide rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours:
-    2.1 and 1.8.
+    memory costs, the turning round; goal: below 10 %. RoIs first would read a quarter as wide rows, but multiply three
+    times as much after it; `plain` is the time of that step, as a share of ours. docs/speed.md has what two cores took.
     """
-    made, batch, dtype = step_of(spec, 16)
+    made, batch, dtype = step_of(spec, videos)
     fused, own, remade = Inside(), Inside(), Inside()
     for method in ("forward", "backward"):
         monkeypatch.setattr(roi._RoILinear, method, staticmethod(fused(getattr(roi._RoILinear, method))))
