@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from etad.data.windows import to_seconds
 from etad.detections import Detections
 
 Floats = NDArray[np.floating]
@@ -113,7 +114,7 @@ def _kept(row: Scored, candidates: Literal["boundary", "all"]) -> Found:
     if not (np.isfinite(row.segments).all() and np.isfinite(row.scores).all()):
         raise ValueError("the detector gave proposals or scores that are not finite")
     mask = slice(None) if candidates == "all" else keep(row.segments, *boundary_candidates(*row.boundary))
-    segments_s = row.span_s[0] + row.segments[mask].astype(np.float64) * (row.span_s[1] - row.span_s[0])
+    segments_s = to_seconds(row.segments[mask].astype(np.float64), row.span_s)
     scores = row.scores[mask].astype(np.float64)
     if row.classes is None:
         return segments_s, np.zeros(len(scores), np.int64), scores

@@ -55,7 +55,9 @@ def to_fractions(segments_s: NDArray[np.float64], span_s: NDArray[np.float64]) -
     return fractions
 
 
-def to_seconds(fractions: NDArray[np.float64], span_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_seconds(
+    fractions: NDArray[np.float64], span_s: NDArray[np.float64] | tuple[float, float]
+) -> NDArray[np.float64]:
     """Fractions [..., 2] of the row that covers span_s [2] as seconds; not clipped."""
     seconds: NDArray[np.float64] = span_s[0] + fractions * (span_s[1] - span_s[0])
     return seconds
