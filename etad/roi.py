@@ -55,7 +55,7 @@ def roi_reading(anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.
     start = F.pad(stop[n - 1 :: n].int(), (1, 0))
     numbers = torch.arange(max(4 * b, n), dtype=torch.int32, device=anchors.device)
     base = (numbers[: 4 * b, None, None] * (T * n) + numbers[:n]).expand(4 * b, K, n).flatten()
-    row, weight = column.mul_(n).add_(base.index_select(0, bin)), weight.to(dtype)
+    row, weight = base.index_select(0, bin).add_(column, alpha=n), weight.to(dtype)
     return [start, row.to(_row_type(b * T * bins)), weight, *_by_quarter(start, row, weight, b * T * n)]
 
 

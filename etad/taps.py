@@ -45,7 +45,8 @@ def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int 
     length = (high - low).clamp_min_(1.0)
     count = (length / bins).ceil()
     step = length / (bins * count)
-    first = (torch.arange(bins, device=anchors.device).view(parts, 1, -1) * count).add_(0.5).mul_(step).add_(low)
+    before = torch.arange(bins, dtype=count.dtype, device=anchors.device).view(parts, 1, -1) * count  # samples
+    first = torch.addcmul(low, before.add_(0.5), step)
     outside = (-1.0 - first).div_(step).ceil_().clamp_min_(0.0)  # samples before the map
     last = torch.minimum((tscale - first).div_(step).floor_(), count - 1.0).sub_(outside).clamp_min_(-1.0)
     first.addcmul_(outside, step)
@@ -75,7 +76,7 @@ def list_taps(bins: Bins) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     upto = torch.minimum(place.floor(), last)  # the last sample at or before c + 1
     before = torch.minimum((place - per_column).floor_().clamp_min_(-1.0), last)  # at or before c
     between = place.sub_(0.5).sub_(before + upto, alpha=0.5).div_(per_column)  # their mean nearness to c + 1
-    given = torch.addcmul(before, upto - before, between)
+    given = torch.lerp(before, upto, between)
     given.scatter_(0, stop - 1, bins.samples[2].flatten())  # all, past the last column too
     previous = given.roll(1).index_fill_(0, begin, -1.0)
     return stop, bin, column, given.sub_(previous).mul_(share)
