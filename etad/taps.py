@@ -43,12 +43,20 @@ def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int 
     ends = torch.stack((start - margin, end + margin)).mul_(tscale)
     low, high = ends.nan_to_num_(_FAR, _FAR, _FAR).clamp_(-_FAR, _FAR).unsqueeze(-1)  # not finite: reads nothing
     length = (high - low).clamp_min_(1.0)
-    count = (length / bins).ceil()
-    step = length / (bins * count)
-    before = torch.arange(bins, dtype=count.dtype, device=anchors.device).view(parts, 1, -1) * count  # samples
-    first = torch.addcmul(low, before.add_(0.5), step)
-    outside = (-1.0 - first).div_(step).ceil_().clamp_min_(0.0)  # samples before the map
-    last = torch.minimum((tscale - first).div_(step).floor_(), count - 1.0).sub_(outside).clamp_min_(-1.0)
+    size, count = length / bins, (length / bins).ceil()
+    step = size / count
+    edge = (torch.arange(bins, device=anchors.device).view(parts, 1, -1) * size).add_(low)
+
+    def at(sample: Tensor) -> Tensor:
+        """Where it lies, rounded as the released kernel rounds: samples may lie on the map's very ends."""
+        return sample.add(0.5).mul_(size).div_(count).add_(edge)
+
+    first = edge + 0.5 * step
+    outside = (-1.0 - first).div_(step).round_().clamp_min_(0.0)  # samples before the map, or one more
+    outside += at(outside) < -1.0
+    last = torch.minimum((tscale - first).div_(step).round_(), count - 1.0)
+    last -= (at(last) > tscale).float()
+    last.sub_(outside).clamp_min_(-1.0)
     first.addcmul_(outside, step)
     left = first.floor().clamp_(0.0, tscale - 1.0)
     right = torch.addcmul(first, last, step).ceil_().clamp_(0.0, tscale - 1.0)
