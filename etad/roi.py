@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 
-# Projected columns made at a time: as many as a CPU's caches hold, and enough for lists worth the calls that make them.
+# Projected columns of the videos taken at a time, of which a sixth exist at once: as many as a CPU's caches hold, and
+# enough for lists worth the calls that make them.
 _CHUNK_NUMBERS = 10 << 20
 _CHUNK_ANCHORS = 2048
 _CHUNK_WEIGHTS = 1 << 26  # of dense ones, made at a time on a GPU
@@ -94,7 +95,7 @@ def roi_readers(start: Tensor, row: Tensor, weight: Tensor, rows: int) -> list[T
     Returns what _gather takes, four times offsets [rows + 1], anchor and weight. Turned round as a sparse matrix by scipy,
     in half the time that torch takes to sort it.
     """
-    bits = weight.view(torch.int16) if weight.dtype == torch.bfloat16 else weight  # numpy has no bfloat16
+    bits = weight.view(torch.int16) if weight.element_size() == 2 else weight  # scipy has none of 16 bits
     taps = bits.numpy(), row.int().numpy(), start.numpy()
     turned = scipy.sparse.csr_array(taps, shape=(len(start) - 1, 4 * rows)).tocsc()
     began, anchor, bits = (torch.from_numpy(part) for part in (turned.indptr, turned.indices, turned.data))
@@ -122,9 +123,9 @@ class _RoILinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float
     ) -> tuple[Tensor, ...]:
-        (B, T, C), K, (H, O), n = x.shape, anchors.shape[1], bias.shape, bins // 4
-        matrices, shift = weight.to(x.dtype).split(n, 1), bias.to(x.dtype)
-        out = tuple(x.new_zeros(B * K, O) for _ in range(H))
+        (B, T, C), K, O, n = x.shape, anchors.shape[1], weight.shape[2], bins // 4
+        matrices = weight.to(x.dtype).split(n, 1)
+        out = tuple(shift.repeat(B * K, 1) for shift in bias.to(x.dtype))
         videos = _videos(x, weight.shape[1] * O, K)
         table = x.new_empty(min(videos, B) * T, n * O)  # one for all products: fresh pages cost more than they do
         kept: list[Tensor] = []
@@ -142,8 +143,8 @@ class _RoILinear(torch.autograd.Function):
                     made = _gather(product, *listed[3 * q : 3 * q + 3])
                     out[layer][begin : begin + len(made)] += made
                     begin += len(made)
-        for made, more in zip(out, shift, strict=True):
-            made.add_(more).relu_()
+        for made in out:
+            made.relu_()
         ctx.save_for_backward(x, weight, *out, *kept)
         ctx.bins = bins
         return out
@@ -219,7 +220,7 @@ def roi_linear(
     layer by bin, then the first quarter's, then the last's; bias [3, O]. Returns three times [B * K, O] in x's type.
     Source: METHOD 5.2 to 5.4. Differs: the order of the sums.
     """
-    if x.device.type == "cpu" and anchors.numel():
+    if x.device.type == "cpu" and anchors.shape[1]:
         return _RoILinear.apply(x.contiguous(), anchors, weight, bias, bins, extend)
     whole, first, last = _dense_roi_linear(x, anchors, weight, bias, bins, extend)
     return whole, first, last

@@ -43,18 +43,20 @@ def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int 
     ends = torch.stack((start - margin, end + margin)).mul_(tscale)
     low, high = ends.nan_to_num_(_FAR, _FAR, _FAR).clamp_(-_FAR, _FAR).unsqueeze(-1)  # not finite: reads nothing
     length = (high - low).clamp_min_(1.0)
-    size, count = length / bins, (length / bins).ceil()
+    numbers = torch.arange(bins + 1, device=anchors.device)
+    size = length / numbers[-1]  # by a number of Python's a GPU multiplies with its reciprocal
+    count = size.ceil()
     step = size / count
-    edge = (torch.arange(bins, device=anchors.device).view(parts, 1, -1) * size).add_(low)
+    edge = (numbers[:-1].view(parts, 1, -1) * size).add_(low)
 
     def at(sample: Tensor) -> Tensor:
         """Where it lies, rounded as the released kernel rounds: samples may lie on the map's very ends."""
         return sample.add(0.5).mul_(size).div_(count).add_(edge)
 
     first = edge + 0.5 * step
-    outside = (-1.0 - first).div_(step).round_().clamp_min_(0.0)  # samples before the map, or one more
+    outside = (-1.0 - first).div_(step).round_().clamp_min_(0.0)  # samples before the map, or one fewer
     outside += at(outside) < -1.0
-    last = torch.minimum((tscale - first).div_(step).round_(), count - 1.0)
+    last = torch.minimum((tscale - first).div_(step).round_(), count - 1.0)  # the last one's number, or one more
     last -= (at(last) > tscale).float()
     last.sub_(outside).clamp_min_(-1.0)
     first.addcmul_(outside, step)
@@ -66,9 +68,9 @@ def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int 
 
 
 def list_taps(bins: Bins) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The taps of all bins, bin after bin: bin [N] (below M * bins) and column [N], int32, and weight [N], float32.
+    """The taps of all bins in the order of their numbers: bin [N] and column [N], int32, and weight [N], float32.
 
-    Before these comes stop [M * bins], where each bin's taps end.
+    A bin's number counts by part, anchor and place. Before these comes stop [M * bins], where each bin's taps end.
 
     What the samples give to the columns up to c is a sum over equal distances: of those at or before c all, of those
     between c and c + 1 their nearness to c + 1. A column's weight is what this sum gains with it.
@@ -91,7 +93,7 @@ def list_taps(bins: Bins) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def weigh_columns(bins: Bins, tscale: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What every bin takes of every column, [M, bins, T]: the weights of `list_taps` among zeros, for a GPU.
+    """What every bin takes of every column, [parts, M, bins / parts, T]: the weights of `list_taps` among zeros, for a GPU.
 
     The same sums: with CUDA in one kernel, compiled when first called; elsewhere in a few passes over M * bins * T numbers.
     """

@@ -8,10 +8,9 @@ with the process at the other end of its standard input, however that ends.
 import gc
 import json
 import os
-import select
-import sys
 import traceback
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 
 from etad.spec import read_spec
@@ -19,20 +18,24 @@ from etad.spec import read_spec
 SAID = "output.txt"
 
 
-def _end_with_the_study() -> None:
-    """Ends this process at once when nobody is left to send runs; a training goes on from its checkpoint next time."""
-    closed = select.poll()
-    closed.register(sys.stdin, 0)  # of no event but the other end's closing
-    closed.poll()
+def _read(lines: SimpleQueue[bytes]) -> None:
+    """Reads on until the study's end of the pipe closes, then ends this process at once, whatever it is doing.
+
+    A training goes on from its checkpoint next time.
+    """
+    with open(0, "rb", buffering=0, closefd=False) as study:  # unbuffered: it holds no lock that a fork would copy
+        for line in study:
+            lines.put(line)
     os._exit(1)
 
 
 def main() -> None:
     from experiments.run import run_in
 
-    Thread(target=_end_with_the_study, daemon=True).start()
-    for line in sys.stdin:
-        spec, folder, root = json.loads(line)
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    Thread(target=_read, args=(lines,), daemon=True).start()
+    while True:
+        spec, folder, root = json.loads(lines.get())
         with open(Path(folder) / SAID, "w", encoding="utf-8") as said:
             os.dup2(said.fileno(), 2)
         try:

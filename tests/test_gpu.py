@@ -17,6 +17,7 @@ from etad.data.samples import Samples
 from etad.engine import AutocastOptimWrapper, record_steps
 from etad.graphs import StepGraphs
 from etad.inference import predict
+from etad.proposals import proposal_map
 from etad.spec import Entry, Spec, read_spec
 from etad.taps import lay_bins, weigh_columns
 from experiments.bench import training
@@ -87,6 +88,14 @@ def test_dense_weights(tscale: int, bins: int, extend: float) -> None:
     anchors[0], anchors[1, 1], anchors[2] = math.nan, math.inf, 0.5
     want, made = (weigh_columns(lay_bins(anchors.to(device), tscale, bins, extend), tscale) for device in DEVICES)
     torch.testing.assert_close(made.cpu(), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tscale", "bins"), [(128, 24), (100, 24), (128, 28)])
+def test_samples_on_the_edges_are_the_same(tscale: int, bins: int) -> None:
+    """Anchors of a map put samples on the very ends of it."""
+    anchors = proposal_map(tscale, tscale).anchors
+    want, made = (lay_bins(anchors.to(device), tscale, bins, 0.5).samples[2] for device in DEVICES)
+    torch.testing.assert_close(made.cpu(), want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("sampler", ["random", "label-guided", "block"])

@@ -163,7 +163,7 @@ def dense(offsets: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24), (1024, 32)])  # the last: rows past 16 bits
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_reading_turned_round(tscale: int, bins: int, dtype: torch.dtype) -> None:
     """Who reads a row is the transpose of what is read; the traced size holds either."""
     every = proposal_map(tscale, tscale).anchors
