@@ -45,8 +45,10 @@ def test_pooled_rois_are_the_released_ones(parity: Path) -> None:
     bins, extend = int(z["roi_size"]), float(z["extend_ratio"])
     ours = roi_align(features, anchors, bins, extend)
     assert ours.shape == (2, 48, 8, bins)
-    # Places are rounded in either, by up to 8e-6 of a column.
-    torch.testing.assert_close(ours.flatten(0, 1), torch.tensor(z["pooled"]), rtol=0, atol=5e-5)
+    # Places are rounded in either, by up to 8e-6 of a column; few are at all.
+    difference = ours.flatten(0, 1) - torch.tensor(z["pooled"])
+    assert difference.abs().max() < 5e-5
+    assert difference.square().mean().sqrt() < 2e-6
 
 
 # Multiples of 1/64 keep every coordinate exact, so that no sample falls on the other side of an edge by rounding.
