@@ -32,6 +32,10 @@ def _gather(table: Tensor, offsets: Tensor, row: Tensor, weight: Tensor) -> Tens
     return F.embedding_bag(row, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 
+def _add_sums(total: Tensor, table: Tensor, offsets: Tensor, row: Tensor, weight: Tensor) -> None:
+    total += _gather(table, offsets, row, weight)
+
+
 def roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Tensor:
     """1-D RoIAlign of features [B, C, T] on anchors [B, K, 2] (fractions) -> [B, K, C, bins]. Source: METHOD 5.2."""
     B, C, T = features.shape
@@ -138,11 +142,9 @@ class _RoILinear(torch.autograd.Function):
                 taps.append(listed[3:])
             for matrix, (layer, q) in zip(matrices, _SIXTHS, strict=True):
                 product = torch.mm(columns, matrix.flatten(1), out=table[: len(columns)]).view(-1, O)
-                begin = v * K
-                for listed in taps:
-                    made = _gather(product, *listed[3 * q : 3 * q + 3])
-                    out[layer][begin : begin + len(made)] += made
-                    begin += len(made)
+                parts = out[layer][v * K : (v + videos) * K].split(_CHUNK_ANCHORS)
+                for part, listed in zip(parts, taps, strict=True):
+                    _add_sums(part, product, *listed[3 * q : 3 * q + 3])
         for made in out:
             made.relu_()
         ctx.save_for_backward(x, weight, *out, *kept)

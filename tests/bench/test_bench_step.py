@@ -88,15 +88,16 @@ def test_roi_share_of_step(benchmark, spec: Spec, videos: int, monkeypatch: pyte
     """RoIAlign's part of a step, forward, backward and what it makes again; goal, at batch 4: at most 15 %.
 
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
-    every bin reads, turning the list round for the backward pass, and the weighted sums. `remade` is what of it saving
-    memory costs, the turning round; goal: below 10 %. RoIs first would read a quarter as wide rows, but multiply three
-    times as much after it; `plain` is the time of that step, as a share of ours. docs/speed.md has what two cores took.
+    every bin reads, turning the list round for the backward pass, and the weighted sums, added up over the quarters.
+    `remade` is what of it saving memory costs, the turning round; goal: below 10 %. RoIs first would read a quarter as wide
+    rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours. docs/speed.md has
+    what two cores took.
     """
     made, batch, dtype = step_of(spec, videos)
     fused, own, remade = Inside(), Inside(), Inside()
     for method in ("forward", "backward"):
         monkeypatch.setattr(roi._RoILinear, method, staticmethod(fused(getattr(roi._RoILinear, method))))
-    for name in ("_gather", "roi_reading", "roi_readers"):
+    for name in ("_gather", "_add_sums", "roi_reading", "roi_readers"):
         monkeypatch.setattr(roi, name, own(getattr(roi, name)))
     monkeypatch.setattr(roi, "roi_readers", remade(roi.roi_readers))
     measure.step(made, batch, dtype)
