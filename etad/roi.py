@@ -14,6 +14,7 @@ from typing import Any
 import scipy.sparse
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -23,17 +24,19 @@ from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 # Projected columns of the videos taken at a time, of which a sixth exist at once: as many as a CPU's caches hold, and
 # enough for lists worth the calls that make them.
 _CHUNK_NUMBERS = 10 << 20
-_CHUNK_ANCHORS = 2048
+_CHUNK_ANCHORS = 2048  # four times as many have numbers of 16 bits
 _CHUNK_WEIGHTS = 1 << 26  # of dense ones, made at a time on a GPU
 
 
-def _gather(table: Tensor, offsets: Tensor, row: Tensor, weight: Tensor) -> Tensor:
+def _gather(table: Tensor, offsets: Tensor, weight: Tensor, row: Tensor) -> Tensor:
     """Weighted sums of rows of table [n, O]: of row [N] and weight [N] from offsets[0] on, from offsets[1] on ..."""
     return F.embedding_bag(row, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 
-def _add_sums(total: Tensor, table: Tensor, offsets: Tensor, row: Tensor, weight: Tensor) -> None:
-    total += _gather(table, offsets, row, weight)
+def _add_sums(totals: list[Tensor], table: Tensor, taps: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+    """What the anchors of several lists read, added to what they read before."""
+    sums = [_gather(table, *listed) for listed in taps]
+    return [total.add_(made) for total, made in zip(totals, sums, strict=True)] if totals else sums
 
 
 def roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Tensor:
@@ -44,75 +47,55 @@ def roi_align(features: Tensor, anchors: Tensor, bins: int, extend: float) -> Te
     stop, bin, column, weight = list_taps(laid)
     row = torch.div(bin, K * bins, rounding_mode="floor") * T + column
     table = features.transpose(1, 2).reshape(B * T, C)
-    return _gather(table, F.pad(stop.int(), (1, 0)), row, weight.to(table.dtype)).view(B, K, bins, C).transpose(2, 3)
+    return _gather(table, F.pad(stop, (1, 0)), weight.to(table.dtype), row).view(B, K, bins, C).transpose(2, 3)
 
 
-@torch.library.custom_op("etad::roi_reading", mutates_args=())
-def roi_reading(anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.dtype) -> list[Tensor]:
+def list_reading(
+    anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the bins of anchors [b, K, 2] read: their taps, quarter after quarter and in it anchor after anchor.
 
-    Returns start [4 * b * K + 1], where an anchor's taps begin, and of all taps row [N], quarter * rows + its row, in 16
-    bits where they suffice, and weight [N], in dtype; then _by_quarter's. A quarter's row is
-    (video * T + column) * (bins / 4) + bin, one of b * T * bins / 4.
+    Returns start [4 * b * K + 1], where an anchor's taps begin, and of all taps weight [N], in dtype, and row [N], quarter *
+    rows + its row, (video * T + column) * (bins / 4) + bin, one of the quarter's b * T * bins / 4. Indices are int32.
     """
     (b, K, _), n = anchors.shape, bins // 4
+    if isinstance(anchors, FakeTensor):
+        taps = b * K * most_taps(T, bins)  # as if each anchor filled its video
+        start, row = anchors.new_empty(4 * b * K + 1, dtype=torch.int32), anchors.new_empty(taps, dtype=torch.int32)
+        return start, anchors.new_empty(taps, dtype=dtype), row
     stop, bin, column, weight = list_taps(lay_bins(anchors.reshape(-1, 2), T, bins, extend, parts=4))
-    start = F.pad(stop[n - 1 :: n].int(), (1, 0))
     numbers = torch.arange(max(4 * b, n), dtype=torch.int32, device=anchors.device)
     base = (numbers[: 4 * b, None, None] * (T * n) + numbers[:n]).expand(4 * b, K, n).flatten()
-    row, weight = base.index_select(0, bin).add_(column, alpha=n), weight.to(dtype)
-    return [start, row.to(_row_type(b * T * bins)), weight, *_by_quarter(start, row, weight, b * T * n)]
+    return F.pad(stop[n - 1 :: n].int(), (1, 0)), weight.to(dtype), base.index_select(0, bin).add_(column, alpha=n)
 
 
-def _row_type(rows: int) -> torch.dtype:
-    return torch.int16 if rows <= torch.iinfo(torch.int16).max else torch.int32
+def list_readers(start: Tensor, weight: Tensor, row: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A list_reading the other way round: which anchors read each row, so many a quarter.
 
-
-def _by_quarter(start: Tensor, place: Tensor, weight: Tensor, places: int) -> list[Tensor]:
-    """Taps as _gather takes them, four times offsets, place and weight; given with `places` more in each next quarter."""
-    bags, parts = len(start) // 4, []
-    for q, (begin, end) in enumerate(pairwise(start[::bags].tolist())):
-        offsets = start[q * bags : (q + 1) * bags + 1] - begin
-        parts += [offsets, place[begin:end] - q * places, weight[begin:end].clone()]
-    return parts
-
-
-@roi_reading.register_fake
-def _(anchors: Tensor, T: int, bins: int, extend: float, dtype: torch.dtype) -> list[Tensor]:
-    (b, K, _), most = anchors.shape, most_taps(T, bins)  # as if each anchor filled its video
-    start, row = anchors.new_empty(4 * b * K + 1, dtype=torch.int32), _row_type(b * T * bins)
-    taps = anchors.new_empty(b * K * most, dtype=row), anchors.new_empty(b * K * most, dtype=dtype)
-    return [start, *taps, *_fake_quarters(start, taps[1], b * K)]
-
-
-def _fake_quarters(start: Tensor, weight: Tensor, bags: int) -> list[Tensor]:
-    parts, taps = [], len(weight) // 4
-    for _ in range(4):
-        parts += [start.new_empty(bags + 1), start.new_empty(taps), weight.new_empty(taps)]
-    return parts
-
-
-@torch.library.custom_op("etad::roi_readers", mutates_args=())
-def roi_readers(start: Tensor, row: Tensor, weight: Tensor, rows: int) -> list[Tensor]:
-    """A roi_reading, given by its first three, the other way round: which anchors read each row, so many a quarter.
-
-    Returns what _gather takes, four times offsets [rows + 1], anchor and weight. Turned round as a sparse matrix by scipy,
-    in half the time that torch takes to sort it.
+    Returns began [4 * rows + 1], where a row's taps begin, and of all taps weight [N] and reader [N], quarter * anchors + its
+    anchor, in 16 bits. Turned round as a sparse matrix by scipy, in half the time that torch takes to sort it.
     """
+    if isinstance(start, FakeTensor):
+        return start.new_empty(4 * rows + 1), torch.empty_like(weight), row.to(torch.int16)
     bits = weight.view(torch.int16) if weight.element_size() == 2 else weight  # scipy has none of 16 bits
-    taps = bits.numpy(), row.int().numpy(), start.numpy()
+    taps = bits.numpy(), row.numpy(), start.numpy()
     turned = scipy.sparse.csr_array(taps, shape=(len(start) - 1, 4 * rows)).tocsc()
-    began, anchor, bits = (torch.from_numpy(part) for part in (turned.indptr, turned.indices, turned.data))
-    return _by_quarter(began, anchor, bits.view(weight.dtype), len(start) // 4)
+    began, reader, bits = (torch.from_numpy(part) for part in (turned.indptr, turned.indices, turned.data))
+    return began, bits.view(weight.dtype), reader.to(torch.int16)
 
 
-@roi_readers.register_fake
-def _(start: Tensor, row: Tensor, weight: Tensor, rows: int) -> list[Tensor]:
-    return _fake_quarters(start, weight, rows)
+def _by_quarter(start: Tensor, weight: Tensor, place: Tensor, places: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """A list's quarters as _gather takes them; changes place, which counts so many a quarter."""
+    bags, quarters, place = len(start) // 4, [], place.int()
+    ends = range(0, len(place) + 1, len(place) // 4) if isinstance(start, FakeTensor) else start[::bags].tolist()
+    for q, (begin, end) in enumerate(pairwise(ends)):
+        offsets = start[q * bags : (q + 1) * bags + 1] - begin
+        quarters.append((offsets, weight[begin:end], place[begin:end].sub_(q * places)))
+    return quarters
 
 
-# The layer and the quarter of its bins that each sixth of the weights belongs to: the whole's four, the first's, the last's.
-_SIXTHS = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (2, 3))
+# The quarters of the bins that each layer reads: the whole's, the first's, the last's. Each has a sixth of the weights.
+_QUARTERS = ((0, 1, 2, 3), (0,), (3,))
 
 
 def _videos(x: Tensor, outputs: int, K: int) -> int:
@@ -121,15 +104,15 @@ def _videos(x: Tensor, outputs: int, K: int) -> int:
 
 
 class _RoILinear(torch.autograd.Function):
-    """Keeps its outputs and the taps, which the backward pass turns round."""
+    """Keeps its outputs and, where it goes back, the taps turned round."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float
+        ctx: Any, x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float, goes_back: bool
     ) -> tuple[Tensor, ...]:
         (B, T, C), K, O, n = x.shape, anchors.shape[1], weight.shape[2], bins // 4
         matrices = weight.to(x.dtype).split(n, 1)
-        out = tuple(shift.repeat(B * K, 1) for shift in bias.to(x.dtype))
+        out = tuple(x.new_empty(B * K, O) for _ in bias)
         videos = _videos(x, weight.shape[1] * O, K)
         table = x.new_empty(min(videos, B) * T, n * O)  # one for all products: fresh pages cost more than they do
         kept: list[Tensor] = []
@@ -137,14 +120,18 @@ class _RoILinear(torch.autograd.Function):
             columns, taps = x[v : v + videos].reshape(-1, C), []
             for k in range(0, K, _CHUNK_ANCHORS):
                 some = anchors[v : v + videos, k : k + _CHUNK_ANCHORS]
-                listed = roi_reading(some, T, bins, extend, x.dtype)
-                kept += listed[:3]
-                taps.append(listed[3:])
-            for matrix, (layer, q) in zip(matrices, _SIXTHS, strict=True):
-                product = torch.mm(columns, matrix.flatten(1), out=table[: len(columns)]).view(-1, O)
-                parts = out[layer][v * K : (v + videos) * K].split(_CHUNK_ANCHORS)
-                for part, listed in zip(parts, taps, strict=True):
-                    _add_sums(part, product, *listed[3 * q : 3 * q + 3])
+                listed = list_reading(some, T, bins, extend, x.dtype)
+                if goes_back:
+                    kept += list_readers(*listed, len(columns) * n)  # now, while caches hold the list
+                taps.append(_by_quarter(*listed, len(columns) * n))
+            parts = iter(matrices)
+            for whole, shift, quarters in zip(out, bias.to(x.dtype), _QUARTERS, strict=True):
+                sums: list[Tensor] = []
+                for q in quarters:
+                    product = torch.mm(columns, next(parts).flatten(1), out=table[: len(columns)]).view(-1, O)
+                    sums = _add_sums(sums, product, [listed[q] for listed in taps])
+                for place, made in zip(whole[v * K : (v + videos) * K].split(_CHUNK_ANCHORS), sums, strict=True):
+                    torch.add(made, shift, out=place)
         for made in out:
             made.relu_()
         ctx.save_for_backward(x, weight, *out, *kept)
@@ -167,19 +154,20 @@ class _RoILinear(torch.autograd.Function):
             # ReLU's own backward; torch.where takes 25 times as long
             parts = [torch.ops.aten.threshold_backward(d[rows], o[rows], 0) for d, o in zip(grads, out, strict=True)]
             grad_bias += torch.stack([part.sum(0, dtype=grad_bias.dtype) for part in parts])
-            starts = range(0, K, _CHUNK_ANCHORS)
-            taps = [roi_readers(next(kept), next(kept), next(kept), len(columns) * n) for _ in starts]
-            for matrix, grad, (layer, q) in zip(matrices, grad_weight.split(n, 1), _SIXTHS, strict=True):
+            reads = [part.split(_CHUNK_ANCHORS) for part in parts]
+            taps = [_by_quarter(next(kept), next(kept), next(kept), len(read)) for read in reads[0]]
+            sixths = zip(matrices, grad_weight.split(n, 1), strict=True)
+            for q, layer in ((q, layer) for layer, quarters in zip(reads, _QUARTERS, strict=True) for q in quarters):
+                matrix, grad = next(sixths)
                 table = x.new_zeros(0)  # gradients of the projected columns; lets go of the last sixth's
-                for k, listed in zip(starts, taps, strict=True):
-                    read = parts[layer] if len(taps) == 1 else parts[layer][k : k + _CHUNK_ANCHORS]
-                    made = _gather(read, *listed[3 * q : 3 * q + 3])
-                    table = table.add_(made) if k else made
+                for read, listed in zip(layer, taps, strict=True):
+                    made = _gather(read, *listed[q])
+                    table = table.add_(made) if len(table) else made
                     del made
                 table = table.view(len(columns), -1)
                 grad_x[v : v + videos].view(-1, C).addmm_(table, matrix.flatten(1).t())
                 grad.add_((columns.t() @ table).view(matrix.shape))
-        return grad_x, None, grad_weight, grad_bias, None, None
+        return grad_x, None, grad_weight, grad_bias, None, None, None
 
 
 def _pool(x: Tensor, anchors: Tensor, bins: int, extend: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -223,6 +211,6 @@ def roi_linear(
     Source: METHOD 5.2 to 5.4. Differs: the order of the sums.
     """
     if x.device.type == "cpu" and anchors.shape[1]:
-        return _RoILinear.apply(x.contiguous(), anchors, weight, bias, bins, extend)
+        return _RoILinear.apply(x.contiguous(), anchors, weight, bias, bins, extend, torch.is_grad_enabled())
     whole, first, last = _dense_roi_linear(x, anchors, weight, bias, bins, extend)
     return whole, first, last

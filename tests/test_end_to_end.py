@@ -238,14 +238,17 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     two = torch.load(tmp_path / "two" / "latest.pth", weights_only=True)
     groups = [p for group in optimizer.param_groups for p in group["params"]]
     names = {id(p): n for n, p in model.named_parameters()}
-    seen = set()
+    settled, moved = {}, 0  # AdamW steps by a gradient's sign: where that is rounding, so is the step
     for index, state in two["optimizer"]["state"].items():
         own = optimizer.state[groups[index]]["exp_avg"]
-        seen.add(names[id(groups[index])].split(".")[0])
+        settled[names[id(groups[index])]] = own.abs() > 1e-4 * own.abs().max()
+        moved += int(own.count_nonzero())
         torch.testing.assert_close(state["exp_avg"], own, rtol=1e-4, atol=1e-6 * float(own.abs().max()))
-    assert seen == {"encoder", "detector"}
+    assert {name.split(".")[0] for name in settled} == {"encoder", "detector"}
+    assert sum(int(where.sum()) for where in settled.values()) > 0.95 * moved
     for name, weight in model.state_dict().items():
-        torch.testing.assert_close(two["state_dict"][name], weight, rtol=1e-5, atol=1e-5)
+        where = settled.get(name, torch.ones_like(weight, dtype=torch.bool))
+        torch.testing.assert_close(two["state_dict"][name][where], weight[where], rtol=1e-5, atol=1e-5)
 
 
 def test_detection_reads_frames_through_the_encoder() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etad import roi
 from etad.proposals import proposal_map
-from etad.roi import roi_align, roi_linear, roi_readers, roi_reading
+from etad.roi import list_readers, list_reading, roi_align, roi_linear
 from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 
 
@@ -139,9 +139,9 @@ def test_taps_are_ordered_inside_few_and_no_column_twice(
     assert int(laid.columns.sum(2).max()) <= most_taps(tscale, bins)
     stop, bin, column, weight = list_taps(laid)
     assert stop.tolist() == laid.columns.flatten().cumsum(0).tolist()
-    assert (bin.dtype, column.dtype, weight.dtype) == (torch.int32, torch.int32, torch.float32)
+    assert (bin.dtype, column.dtype, weight.dtype) == (torch.int64, torch.int32, torch.float32)
     assert 0 <= int(column.min()) <= int(column.max()) < tscale
-    order = bin.long() * tscale + column
+    order = bin * tscale + column
     assert (order[1:] > order[:-1]).all()
     listed = torch.zeros(anchors.shape[1] * bins * tscale).index_put((order,), weight)
     torch.testing.assert_close(weigh_columns(laid, tscale).flatten(), listed, rtol=0, atol=1e-4)
@@ -157,7 +157,7 @@ def test_dense_weights_of_lost_anchors_are_zeros() -> None:
     assert (weight != 0).flatten(2).any(2).tolist() == [[False, False, True, False]]
 
 
-def dense(offsets: Tensor, place: Tensor, weight: Tensor, width: int) -> Tensor:
+def dense(offsets: Tensor, weight: Tensor, place: Tensor, width: int) -> Tensor:
     """Taps in bags as a matrix [bags, width]."""
     matrix = torch.zeros(len(offsets) - 1, width, dtype=torch.float64)
     bag = torch.repeat_interleave(offsets.diff())
@@ -170,14 +170,15 @@ def test_reading_turned_round(tscale: int, bins: int, dtype: torch.dtype) -> Non
     """Who reads a row is the transpose of what is read; the traced size holds either."""
     every = proposal_map(tscale, tscale).anchors
     anchors = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:80]].view(2, 40, 2)
-    start, row, weight, *taps = roi_reading(anchors, tscale, bins, 0.5, dtype)
+    start, weight, row = list_reading(anchors, tscale, bins, 0.5, dtype)
     assert len(row) <= 80 * most_taps(tscale, bins)
     rows = 2 * tscale * bins // 4
-    turned = roi_readers(start, row, weight, rows)
-    for q in range(4):
-        there, back = (dense(*some[3 * q : 3 * q + 3], n) for some, n in ((taps, rows), (turned, 80)))
-        torch.testing.assert_close(there, back.t(), rtol=0, atol=0)
-        assert there.count_nonzero() > 80
+    began, given, reader = list_readers(start, weight, row, rows)
+    assert (given.dtype, reader.dtype, len(start), len(began)) == (dtype, torch.int16, 4 * 80 + 1, 4 * rows + 1)
+    there, back = dense(start, weight, row, 4 * rows), dense(began, given, reader, 4 * 80)
+    torch.testing.assert_close(there, back.t(), rtol=0, atol=0)
+    for q, quarter in enumerate(there.split(80)):  # reads its own rows alone
+        assert quarter[:, q * rows : (q + 1) * rows].count_nonzero() == quarter.count_nonzero() > 80
 
 
 # --- linear layers over RoIs

@@ -88,24 +88,22 @@ def test_roi_share_of_step(benchmark, spec: Spec, videos: int, monkeypatch: pyte
     """RoIAlign's part of a step, forward, backward and what it makes again; goal, at batch 4: at most 15 %.
 
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
-    every bin reads, turning the list round for the backward pass, and the weighted sums, added up over the quarters.
-    `remade` is what of it saving memory costs, the turning round; goal: below 10 %. RoIs first would read a quarter as wide
-    rows, but multiply three times as much after it; `plain` is the time of that step, as a share of ours. docs/speed.md has
-    what two cores took.
+    every bin reads, turning the list round for the backward pass, and the weighted sums, added up over the quarters. RoIs
+    first would read a quarter as wide rows, but multiply three times as much after it; `plain` is the time of that step, as a
+    share of ours. docs/speed.md has what two cores took.
     """
     made, batch, dtype = step_of(spec, videos)
-    fused, own, remade = Inside(), Inside(), Inside()
+    fused, own = Inside(), Inside()
     for method in ("forward", "backward"):
         monkeypatch.setattr(roi._RoILinear, method, staticmethod(fused(getattr(roi._RoILinear, method))))
-    for name in ("_gather", "_add_sums", "roi_reading", "roi_readers"):
+    for name in ("_gather", "_add_sums", "list_reading", "list_readers", "_by_quarter"):
         monkeypatch.setattr(roi, name, own(getattr(roi, name)))
-    monkeypatch.setattr(roi, "roi_readers", remade(roi.roi_readers))
     measure.step(made, batch, dtype)
-    fused.seconds = own.seconds = remade.seconds = 0.0
+    fused.seconds = own.seconds = 0.0
     start = time.perf_counter()
     benchmark.pedantic(measure.step, args=(made, batch, dtype), rounds=5)
     whole = time.perf_counter() - start
-    parts = {"fused": fused, "roialign": own, "remade": remade}
+    parts = {"fused": fused, "roialign": own}
     benchmark.extra_info.update({f"{name}_share": round(part.seconds / whole, 3) for name, part in parts.items()})
     monkeypatch.undo()
     ours = best(lambda: measure.step(made, batch, dtype))
