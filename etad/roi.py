@@ -26,6 +26,7 @@ from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
 _CHUNK_NUMBERS = 10 << 20
 _CHUNK_ANCHORS = 2048  # four times as many have numbers of 16 bits
 _CHUNK_WEIGHTS = 1 << 26  # of dense ones, made at a time on a GPU
+_SCRATCH = 18  # float32 numbers a tap that listing them takes meanwhile
 
 
 def _gather(table: Tensor, offsets: Tensor, weight: Tensor, row: Tensor) -> Tensor:
@@ -61,6 +62,7 @@ def list_reading(
     (b, K, _), n = anchors.shape, bins // 4
     if isinstance(anchors, FakeTensor):
         taps = b * K * most_taps(T, bins)  # as if each anchor filled its video
+        anchors.new_empty(_SCRATCH * taps)  # let go of at once
         start, row = anchors.new_empty(4 * b * K + 1, dtype=torch.int32), anchors.new_empty(taps, dtype=torch.int32)
         return start, anchors.new_empty(taps, dtype=dtype), row
     stop, bin, column, weight = list_taps(lay_bins(anchors.reshape(-1, 2), T, bins, extend, parts=4))

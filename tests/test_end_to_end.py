@@ -238,14 +238,13 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     two = torch.load(tmp_path / "two" / "latest.pth", weights_only=True)
     groups = [p for group in optimizer.param_groups for p in group["params"]]
     names = {id(p): n for n, p in model.named_parameters()}
-    settled, moved = {}, 0  # AdamW steps by a gradient's sign: where that is rounding, so is the step
+    settled = {}  # AdamW steps by a gradient's sign: where that is rounding, so is the step
     for index, state in two["optimizer"]["state"].items():
         own = optimizer.state[groups[index]]["exp_avg"]
-        settled[names[id(groups[index])]] = own.abs() > 1e-4 * own.abs().max()
-        moved += int(own.count_nonzero())
+        settled[names[id(groups[index])]] = (own == 0) | (own.abs() > 1e-6 * own.abs().max())
         torch.testing.assert_close(state["exp_avg"], own, rtol=1e-4, atol=1e-6 * float(own.abs().max()))
     assert {name.split(".")[0] for name in settled} == {"encoder", "detector"}
-    assert sum(int(where.sum()) for where in settled.values()) > 0.95 * moved
+    assert torch.cat([where.flatten() for where in settled.values()]).double().mean() > 0.999
     for name, weight in model.state_dict().items():
         where = settled.get(name, torch.ones_like(weight, dtype=torch.bool))
         torch.testing.assert_close(two["state_dict"][name][where], weight[where], rtol=1e-5, atol=1e-5)

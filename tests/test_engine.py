@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from etad import build, engine, weights
+from etad import build, engine, measure, weights
 from etad.matches import mean_average_precision, read_matches
 from etad.record import read_record
 from etad.spec import Spec, read_spec
@@ -352,6 +352,19 @@ def test_precision_and_gradient_clipping(tmp_path: Path) -> None:
     norm = float(gradients(plain).norm())
     _, clipped, _ = stepped(small(f"training.clip_norm={norm / 4}"), tmp_path / "clipped")
     torch.testing.assert_close(gradients(clipped), gradients(plain) / 4, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["random", "feature-guided"])
+def test_the_detector_is_given_anchors_in_the_maps_order(sampler: str) -> None:
+    spec = small(f"proposals.sampler.name={sampler}")
+    model, given = build.build_training(spec, build.build_detector(spec), ()), []
+    model.detector.register_forward_pre_hook(lambda _, args: given.append(args[1]))
+    model.losses(measure.made_up_batch(3, 16, spec.data.channels))
+    number = {tuple(anchor): n for n, anchor in enumerate(model.anchors.tolist())}
+    for anchors in given[0].tolist():
+        numbers = [number[tuple(anchor)] for anchor in anchors]
+        assert len(numbers) > 1
+        assert numbers == sorted(set(numbers))
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from etad import roi
+from etad.measure import LiveMemory
 from etad.proposals import proposal_map
 from etad.roi import list_readers, list_reading, roi_align, roi_linear
 from etad.taps import lay_bins, list_taps, most_taps, weigh_columns
@@ -167,13 +169,20 @@ def dense(offsets: Tensor, weight: Tensor, place: Tensor, width: int) -> Tensor:
 @pytest.mark.parametrize(("tscale", "bins"), [(16, 8), (128, 24), (1024, 32)])  # the last: rows past 16 bits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_reading_turned_round(tscale: int, bins: int, dtype: torch.dtype) -> None:
-    """Who reads a row is the transpose of what is read; the traced size holds either."""
+    """Who reads a row is the transpose of what is read; what is traced holds either, and what listing them takes."""
     every = proposal_map(tscale, tscale).anchors
     anchors = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:80]].view(2, 40, 2)
-    start, weight, row = list_reading(anchors, tscale, bins, 0.5, dtype)
-    assert len(row) <= 80 * most_taps(tscale, bins)
     rows = 2 * tscale * bins // 4
-    began, given, reader = list_readers(start, weight, row, rows)
+    with LiveMemory() as real:
+        start, weight, row = list_reading(anchors, tscale, bins, 0.5, dtype)
+        began, given, reader = list_readers(start, weight, row, rows)
+    with FakeTensorMode(), LiveMemory() as traced:
+        fake = list_reading(torch.empty(2, 40, 2), tscale, bins, 0.5, dtype)
+        fake += list_readers(*fake, rows)
+    for made, listed in zip(fake, (start, weight, row, began, given, reader), strict=True):
+        assert made.dtype == listed.dtype
+        assert made.numel() >= listed.numel()
+    assert real.peak <= traced.peak
     assert (given.dtype, reader.dtype, len(start), len(began)) == (dtype, torch.int16, 4 * 80 + 1, 4 * rows + 1)
     there, back = dense(start, weight, row, 4 * rows), dense(began, given, reader, 4 * 80)
     torch.testing.assert_close(there, back.t(), rtol=0, atol=0)
@@ -182,6 +191,19 @@ def test_reading_turned_round(tscale: int, bins: int, dtype: torch.dtype) -> Non
 
 
 # --- linear layers over RoIs
+
+
+def test_lists_are_turned_round_where_they_go_back_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(roi, "list_readers", refuse)
+    x, anchors = torch.randn(1, 8, 2), torch.tensor([[[0.1, 0.6]]])
+    weight, bias = torch.randn(2, 6, 3, requires_grad=True), torch.zeros(3, 3)
+    with torch.no_grad():
+        roi_linear(x, anchors, weight, bias, 4, 0.5)
+    with pytest.raises(AssertionError):
+        roi_linear(x, anchors, weight, bias, 4, 0.5)
 
 
 def sizes(K: int = 7, B: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:

@@ -85,7 +85,7 @@ class Inside:
 
 @pytest.mark.parametrize("videos", [VIDEOS, 16])
 def test_roi_share_of_step(benchmark, spec: Spec, videos: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RoIAlign's part of a step, forward, backward and what it makes again; goal, at batch 4: at most 15 %.
+    """RoIAlign's part of a step, forward and backward; goal, at batch 4: at most 15 %.
 
     RoIAlign is one product with the layers after it, so `fused` is the time in both. `roialign` is its own: listing what
     every bin reads, turning the list round for the backward pass, and the weighted sums, added up over the quarters. RoIs
