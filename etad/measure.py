@@ -156,6 +156,23 @@ def step_seconds(made: Made, batch: dict[str, Any], dtype: torch.dtype, *, steps
     return float(np.median(seconds))
 
 
+BUSY = 0.85  # of its cores' time: a process that computes alone got 0.97 and more, beside one other 0.6 to 0.74
+
+
+@contextmanager
+def watch_cores(device: torch.device) -> Iterator[list[str]]:
+    """The list says after the block, which computes with all threads, if other work took part of their time.
+
+    It stays empty on a quiet machine, and for a GPU, whose time is its own.
+    """
+    found: list[str] = []
+    wall, own = time.perf_counter(), time.process_time()
+    yield found
+    share = (time.process_time() - own) / (time.perf_counter() - wall) / torch.get_num_threads()
+    if device.type == "cpu" and share < BUSY:
+        found.append(f"the machine was busy: {100 * share:.0f} % of the cores' time was this process's")
+
+
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[int]]:
     """The list holds the block's peak after it: bytes of the GPU's allocator, all that lay there before included.

@@ -110,11 +110,13 @@ def _time_estimates(specs: Mapping[str, Spec], steps: Mapping[str, int]) -> dict
             if same not in alike:
                 alike[same] = name
                 work[name] = make(spec, device)
-        seconds = _rounds(f"timing {kind}s, interleaved", work, device)
+        with measure.watch_cores(device) as busy:
+            seconds = _rounds(f"timing {kind}s, interleaved", work, device)
         first = np.array(next(iter(seconds.values())))
         for name, spec in specs.items():
             times = np.array(seconds[alike[what_matters(spec, kind)]])
-            found[name] += _estimates(kind, times, times / first, spec, steps.get(name), where)
+            for made in _estimates(kind, times, times / first, spec, steps.get(name), where):
+                found[name].append(made.model_copy(update={"note": "; ".join((made.note, *busy))}))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from etad import build
+from etad.measure import watch_cores
 from etad.processes import make_ready
 from etad.spec import Spec, parse_spec
 from experiments.bench import VIDEOS, Timed, detection, training, what_matters
@@ -42,6 +43,7 @@ def projected(plans: Sequence[Plan], jobs: int | None) -> dict[str, dict[str, An
         text = f"{len(plan.runs)} runs ({len(state.done)} done"
         text += f", {shared} shared with the studies before" if shared else ""
         text += f"); about {duration(seconds)} for the rest, {jobs} at a time, projected from steps timed here"
+        text += "".join(f" ({busy})" for busy in clock.busy)
         found[plan.study.name] = {"runs": len(plan.runs), "done": len(state.done), "seconds": seconds, "text": text}
     return found
 
@@ -51,6 +53,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.busy: list[str] = []  # what to say of the machine
         self.steps: dict[str, float] = {}
         self.detections: dict[str, float] = {}
 
@@ -85,12 +88,15 @@ class Clock:
 
     def _seconds(self, work: Timed) -> float:
         """Of one call, after one to warm up."""
-        for _ in range(2):
-            start = time.perf_counter()
-            work()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
+        with watch_cores(self.device) as busy:
+            for _ in range(2):
+                start = time.perf_counter()
+                work()
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - start
+        self.busy = self.busy or busy
+        return seconds
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,23 @@ def test_a_step_takes_time_and_warm_up_is_left_out() -> None:
     assert made[0].steps == 5
 
 
+def test_other_work_on_the_cores_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"wall": 10.0, "own": 3.0}
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(measure.time, "process_time", lambda: clock["own"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def notes(own: float, device: str = "cpu") -> list[str]:
+        with measure.watch_cores(torch.device(device)) as busy:
+            clock["wall"], clock["own"] = clock["wall"] + 5.0, clock["own"] + own
+            assert busy == []
+        return busy
+
+    assert notes(18.0) == []
+    assert notes(12.0) == ["the machine was busy: 60 % of the cores' time was this process's"]
+    assert notes(1.0, "cuda") == []
+
+
 def test_peak_memory_is_the_allocators_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with measure.peak_memory(torch.device("cpu")) as peak:
         torch.ones(10)
