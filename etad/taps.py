@@ -52,7 +52,7 @@ def lay_bins(anchors: Tensor, tscale: int, bins: int, extend: float, parts: int 
     # The samples at the map's two ends: how many lie before it, or one fewer; the last one's number, or one more.
     outside, last = crossing = torch.stack((-1.0 - first, tscale - first)).div_(step).round_()
     outside.clamp_min_(0.0)
-    torch.minimum(last, count - 1.0, out=last)
+    last.clamp_max_(count - 1.0)
     # Where those two lie, rounded as the released kernel rounds: samples may lie on the map's very ends.
     places = crossing.add(0.5).mul_(size).div_(count).add_(edge)
     outside += places[0].lt_(-1.0)
@@ -89,8 +89,8 @@ def list_taps(bins: Bins) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     column = torch.arange(len(bin), dtype=torch.int32, device=bin.device).add_(shift)
     first, per_column, last, share = bins.samples.flatten(1).index_select(1, bin)
     place = (column - first).mul_(per_column)  # of column c + 1, counted in samples
-    upto = torch.minimum(place.floor(), last)  # the last sample at or before c + 1
-    before = torch.minimum((place - per_column).floor_().clamp_min_(-1.0), last)  # at or before c
+    upto = place.floor().clamp_max_(last)  # the last sample at or before c + 1
+    before = (place - per_column).floor_().clamp_min_(-1.0).clamp_max_(last)  # at or before c
     between = place.sub_(0.5).sub_(before + upto, alpha=0.5).div_(per_column)  # their mean nearness to c + 1
     given = torch.lerp(before, upto, between)
     given.index_copy_(0, stop - 1, bins.samples[2].flatten())  # all, past the last column too

@@ -60,7 +60,7 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
 
     processes.make_ready(spec.runtime.threads)
     device = build.build_device(spec)
-    where, figures, slowed = measure.device_name(device), [], []
+    where, figures = measure.device_name(device), []
     with bar("measuring at the paper's size") as advance:
         for n, precision in enumerate(("float32", "bfloat16")):
             paper, dtype = benchmark.spec("paper", f"training.precision={precision}"), build.DTYPES[precision]
@@ -71,15 +71,16 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
                 partial(build.build_step, paper), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
             advance(2 * n + 1, 4, f"traced {precision}")
-            batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
             made = build.build_step(paper, device)
+            batch = measure.made_up_batch(timed, data.tscale, data.channels, device)
             with measure.watch_cores(device) as busy:
                 seconds = measure.step_seconds(made, batch, dtype, steps=steps)
             measured_size = "; ".join((f"T {data.tscale}, C {data.channels}, batch {timed}, {precision}", *busy))
-            slowed += busy
             epochs = paper.training.epochs
             schedule = seconds / timed * videos * (benchmark.rows // videos) * epochs
             advance(2 * n + 2, 4, f"timed {precision}")
+            for why in busy:
+                say(f"the projected time is too long: {why}")
             for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
                 name = f"paper_{part}_memory_{precision}"
                 figures.append(
@@ -110,8 +111,6 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
                     note=f"{benchmark.rows:,} {benchmark.row} x {epochs} epochs from {steps} steps at {measured_size}",
                 ),
             ]
-    for why in slowed[:1]:
-        say(f"the projected times are too long: {why}")
     return figures
 
 

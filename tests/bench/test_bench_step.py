@@ -101,7 +101,7 @@ def test_roi_share_of_step(benchmark, spec: Spec, videos: int, monkeypatch: pyte
     measure.step(made, batch, dtype)
     fused.seconds = own.seconds = 0.0
     start = time.perf_counter()
-    benchmark.pedantic(measure.step, args=(made, batch, dtype), rounds=5)
+    benchmark.pedantic(measure.step, args=(made, batch, dtype), rounds=15)
     whole = time.perf_counter() - start
     parts = {"fused": fused, "roialign": own}
     benchmark.extra_info.update({f"{name}_share": round(part.seconds / whole, 3) for name, part in parts.items()})
