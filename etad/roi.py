@@ -97,8 +97,8 @@ def _by_quarter(start: Tensor, weight: Tensor, place: Tensor, places: int) -> li
     return quarters
 
 
-# The quarters of the bins that each layer reads: the whole's, the first's, the last's. Each has a sixth of the weights.
-_QUARTERS = ((0, 1, 2, 3), (0,), (3,))
+# The layer and the quarter of its bins that each sixth of the weights belongs to: the whole's four, the first's, the last's.
+_SIXTHS = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (2, 3))
 
 
 def _videos(x: Tensor, outputs: int, K: int) -> int:
@@ -114,8 +114,8 @@ class _RoILinear(torch.autograd.Function):
         ctx: Any, x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor, bins: int, extend: float, goes_back: bool
     ) -> tuple[Tensor, ...]:
         (B, T, C), K, O, n = x.shape, anchors.shape[1], weight.shape[2], bins // 4
-        matrices = weight.to(x.dtype).split(n, 1)
-        out = tuple(x.new_empty(B * K, O) for _ in bias)
+        matrices, shift = weight.to(x.dtype).split(n, 1), bias.to(x.dtype)
+        parts: list[list[Tensor]] = [[] for _ in shift]  # of the outputs
         videos = _videos(x, weight.shape[1] * O, K)
         table = x.new_empty(min(videos, B) * T, n * O)  # one for all products: fresh pages cost more than they do
         kept: list[Tensor] = []
@@ -127,14 +127,13 @@ class _RoILinear(torch.autograd.Function):
                 if goes_back:
                     kept += list_readers(*listed, len(columns) * n)  # now, while caches hold the list
                 taps.append(_by_quarter(*listed, len(columns) * n))
-            parts = iter(matrices)
-            for whole, shift, quarters in zip(out, bias.to(x.dtype), _QUARTERS, strict=True):
-                sums: list[Tensor] = []
-                for q in quarters:
-                    product = torch.mm(columns, next(parts).flatten(1), out=table[: len(columns)]).view(-1, O)
-                    sums = _add_sums(sums, product, [listed[q] for listed in taps])
-                for place, made in zip(whole[v * K : (v + videos) * K].split(_CHUNK_ANCHORS), sums, strict=True):
-                    torch.add(made, shift, out=place).relu_()
+            sums: list[list[Tensor]] = [[] for _ in shift]
+            for matrix, (layer, q) in zip(matrices, _SIXTHS, strict=True):
+                product = torch.mm(columns, matrix.flatten(1), out=table[: len(columns)]).view(-1, O)
+                sums[layer] = _add_sums(sums[layer], product, [listed[q] for listed in taps])
+            for part, made, more in zip(parts, sums, shift, strict=True):
+                part += [total.add_(more).relu_() for total in made]
+        out = tuple(torch.cat(part) if len(part) > 1 else part[0] for part in parts)
         ctx.save_for_backward(x, weight, *out, *kept)
         ctx.bins = bins
         return out
@@ -157,11 +156,9 @@ class _RoILinear(torch.autograd.Function):
             grad_bias += torch.stack([part.sum(0, dtype=grad_bias.dtype) for part in parts])
             reads = [part.split(_CHUNK_ANCHORS) for part in parts]
             taps = [_by_quarter(next(kept), next(kept), next(kept), len(read)) for read in reads[0]]
-            sixths = zip(matrices, grad_weight.split(n, 1), strict=True)
-            for q, layer in ((q, layer) for layer, quarters in zip(reads, _QUARTERS, strict=True) for q in quarters):
-                matrix, grad = next(sixths)
+            for matrix, grad, (layer, q) in zip(matrices, grad_weight.split(n, 1), _SIXTHS, strict=True):
                 table = x.new_zeros(0)  # gradients of the projected columns; lets go of the last sixth's
-                for read, listed in zip(layer, taps, strict=True):
+                for read, listed in zip(reads[layer], taps, strict=True):
                     made = _gather(read, *listed[q])
                     table = table.add_(made) if len(table) else made
                     del made

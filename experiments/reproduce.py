@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablations.paper_claims import paper_claims
 from etad.record import Figure, Record, write_json, write_record
@@ -20,6 +20,9 @@ from experiments.progress import bar, say
 from experiments.reproduce_videos import end_to_end_spec
 from experiments.reproduce_videos import paper_figures as paper_end_to_end
 from experiments.run import run_in
+
+if TYPE_CHECKING:
+    from etad.measure import StepMemory
 
 SPECS = Path(__file__).parent / "specs"
 RUNS, CLAIMS = Path("runs"), Path("studies") / "paper_claims"
@@ -66,7 +69,6 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
             paper, dtype = benchmark.spec("paper", f"training.precision={precision}"), build.DTYPES[precision]
             data, videos = paper.data, paper.training.batch
             size = f"T {data.tscale}, C {data.channels}, batch {videos}, {precision}"
-            traced_note = f"{size}; the LSTM kernels' own workspace apart"
             traced = measure.trace_step(
                 partial(build.build_step, paper), videos=videos, tscale=data.tscale, channels=data.channels, dtype=dtype
             )
@@ -81,19 +83,8 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
             advance(2 * n + 2, 4, f"timed {precision}")
             for why in busy:
                 say(f"the projected time is too long: {why}")
-            for part in ("peak", "parameters", "gradients", "optimizer", "activations"):
-                name = f"paper_{part}_memory_{precision}"
-                figures.append(
-                    Figure(name=name, value=getattr(traced, part), unit="B", evidence="traced", note=traced_note)
-                )
+            figures += _traced_figures(traced, videos, precision, size)
             figures += [
-                Figure(
-                    name=f"paper_flops_video_{precision}",
-                    value=traced.flops / videos,
-                    unit="FLOP",
-                    evidence="traced",
-                    note=size,
-                ),
                 Figure(
                     name=f"paper_step_time_{precision}",
                     value=seconds,
@@ -112,6 +103,16 @@ def paper_figures(benchmark: Benchmark, spec: Spec, steps: int, timed: int) -> l
                 ),
             ]
     return figures
+
+
+def _traced_figures(traced: "StepMemory", videos: int, precision: str, size: str) -> list[Figure]:
+    note = f"{size}; the LSTM kernels' own workspace apart"
+    parts = ("peak", "parameters", "gradients", "optimizer", "activations")
+    values = [
+        *((f"paper_{part}_memory_{precision}", getattr(traced, part), "B", note) for part in parts),
+        (f"paper_flops_video_{precision}", traced.flops / videos, "FLOP", size),
+    ]
+    return [Figure(name=n, value=v, unit=u, evidence="traced", note=text) for n, v, u, text in values]
 
 
 def chosen_spec(args: argparse.Namespace) -> Spec:
